@@ -1,0 +1,265 @@
+"""The legs: run one worker class over many tasks in processes of their own, surviving what a task may do to its process.
+
+Workers are spawned, never forked; each gets its own number of threads before anything numerical is imported, so that the
+same task gives the same bytes however many workers there are. A worker ends with its parent, also when the parent is killed.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Generic, Protocol, TypeVar
+
+from imaginet_build.errors import BuildError
+
+T = TypeVar("T")
+R = TypeVar("R")
+Worker = Callable[[T], R]
+log = logging.getLogger(__name__)
+
+
+class Progress(Protocol):
+    """Called now and then with how many images are done and failed, and how many there will be (None: not known)."""
+
+    def __call__(self, done: int, failed: int, total: int | None) -> None: ...
+
+
+def silent(done: int, failed: int, total: int | None) -> None:
+    """The progress of somebody who does not look."""
+
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """How work is spread on this machine.
+
+    `workers`: processes (0: one for every core). `threads_per_worker`: threads of each, also on a machine with more cores,
+    because the number of threads may change the last bit of a sum. `attempts`: how often a task that kills its process is
+    tried. `timeout`: seconds after which a task counts as hung and its process is ended.
+    """
+
+    workers: int = 0
+    threads_per_worker: int = 1
+    attempts: int = 2
+    timeout: float = 3600.0
+
+    @property
+    def size(self) -> int:
+        """The number of processes `workers` stands for here."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T, R]):
+    """What became of a task: its `value`, or `error` in one sentence. `fatal`: the process died or hung."""
+
+    task: T
+    value: R | None
+    error: str | None = None
+    fatal: bool = False
+
+
+@dataclass(slots=True)
+class _Seat(Generic[T]):
+    """One worker process and what it is busy with."""
+
+    process: SpawnProcess
+    pipe: Connection
+    job: _Job[T] | None = None
+    since: float = 0.0
+
+
+@dataclass(slots=True)
+class _Job(Generic[T]):
+    task: T
+    attempts: int = 0
+
+
+def run(
+    factory: Callable[[], Worker[T, R]], tasks: Iterable[T], pool: Pool, hold: Callable[[], bool] = lambda: False
+) -> Iterator[Outcome[T, R]]:
+    """Every task's outcome, as they finish. `factory` is called once in each process and must pickle, as tasks must.
+
+    Tasks are taken from the iterable as workers become free, so an endless or a large one is fine; none is taken while
+    `hold()` is true and something is still under way. An exception in a task is
+    its outcome's `error`; a dead or hung process is replaced and the task tried again, `pool.attempts` times in all.
+    """
+    crew: _Crew[T, R] = _Crew(factory, pool, hold, iter(tasks))
+    try:
+        while crew.set_to_work():
+            yield from crew.wait()
+    finally:
+        crew.dismiss()
+
+
+def ordered(function: Callable[[T], R], tasks: Iterable[T], pool: Pool) -> Iterator[R]:
+    """`function` of every task, in the tasks' order, computed in processes. The first error is raised as `BuildError`.
+
+    At most a few tasks per worker are under way or waiting for their turn, whatever the number of tasks.
+    """
+    held: dict[int, R] = {}
+    due = 0
+    outcomes: Iterator[Outcome[tuple[int, T], tuple[int, R]]] = run(
+        _Numbered(function), enumerate(tasks), pool, hold=lambda: len(held) > 4 * pool.size
+    )
+    for outcome in outcomes:
+        if outcome.error is not None or outcome.value is None:
+            raise BuildError(outcome.error or "a worker gave no answer")
+        number, value = outcome.value
+        held[number] = value
+        while due in held:
+            yield held.pop(due)
+            due += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbered(Generic[T, R]):
+    """A factory whose worker keeps the task's number beside the answer."""
+
+    function: Callable[[T], R]
+
+    def __call__(self) -> Worker[tuple[int, T], tuple[int, R]]:
+        return lambda numbered: (numbered[0], self.function(numbered[1]))
+
+
+class _Crew(Generic[T, R]):
+    """The processes of one `run`: who is busy with what, and what must be tried again."""
+
+    def __init__(self, factory: Callable[[], Worker[T, R]], pool: Pool, hold: Callable[[], bool], source: Iterator[T]) -> None:
+        self.factory, self.pool, self.hold, self.source = factory, pool, hold, source
+        self.seats: list[_Seat[T]] = []
+        self.again: deque[_Job[T]] = deque()
+
+    def set_to_work(self) -> bool:
+        """Give every free worker a task, starting workers as needed; False when nothing is left to do."""
+        while True:
+            idle = next((seat for seat in self.seats if seat.job is None), None)
+            if idle is None and len(self.seats) >= self.pool.size:
+                return True
+            job = self._next_job()
+            if job is None:
+                return any(seat.job for seat in self.seats)
+            if idle is None:
+                idle = _start(self.factory, self.pool)
+                self.seats.append(idle)
+            job.attempts += 1
+            idle.job, idle.since = job, time.monotonic()
+            # A worker that died meanwhile is noticed through its sentinel.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                idle.pipe.send(job.task)
+
+    def wait(self) -> Iterator[Outcome[T, R]]:
+        """What the busy workers finished within a second."""
+        busy = [seat for seat in self.seats if seat.job is not None]
+        ready = set(wait([x for seat in busy for x in (seat.pipe, seat.process.sentinel)], timeout=1.0))
+        for seat in busy:
+            assert seat.job is not None
+            outcome = self._heard(seat, seat.job.task, bool({seat.pipe, seat.process.sentinel} & ready))
+            if outcome is None:
+                continue
+            job, seat.job = seat.job, None
+            if outcome.fatal:
+                self.seats.remove(seat)
+                seat.pipe.close()
+                if job.attempts < self.pool.attempts:
+                    log.warning("%s: trying the task again in a new process", outcome.error)
+                    self.again.append(job)
+                    continue
+            yield outcome
+
+    def dismiss(self) -> None:
+        """End every process: the idle ones by closing their pipe, the busy ones at once."""
+        for seat in self.seats:
+            seat.pipe.close()
+            if seat.job is not None:
+                seat.process.terminate()
+        for seat in self.seats:
+            seat.process.join(5)
+            if seat.process.is_alive():
+                seat.process.kill()
+                seat.process.join()
+
+    def _next_job(self) -> _Job[T] | None:
+        if self.again:
+            return self.again.popleft()
+        if self.hold() and any(seat.job for seat in self.seats):
+            return None
+        for task in self.source:
+            return _Job(task)
+        return None
+
+    def _heard(self, seat: _Seat[T], task: T, ready: bool) -> Outcome[T, R] | None:
+        """What a busy worker has to say now, or None while it works on."""
+        if ready:
+            with suppress(EOFError, ConnectionResetError):
+                if seat.pipe.poll():
+                    value, error = seat.pipe.recv()
+                    return Outcome(task, value, error)
+            seat.process.join(5)
+            code = seat.process.exitcode
+            how = f"signal {-code} ({signal.Signals(-code).name})" if code is not None and code < 0 else f"exit code {code}"
+            return Outcome(task, None, f"the worker process died ({how})", fatal=True)
+        if time.monotonic() - seat.since > self.pool.timeout:
+            seat.process.kill()
+            seat.process.join()
+            return Outcome(task, None, f"the worker gave no answer in {self.pool.timeout:g} s and was ended", fatal=True)
+        return None
+
+
+def _start(factory: Callable[[], Worker[T, R]], pool: Pool) -> _Seat[T]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, pool.threads_per_worker), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        ours.send(factory)
+    except (BrokenPipeError, ConnectionResetError):
+        log.warning("a worker process ended before it began")
+    return _Seat(process, ours)
+
+
+def _work(pipe: Connection, threads: int) -> None:
+    """The life of a worker process."""
+    # Ctrl-C reaches the whole process group; only the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    worker: Worker[object, object] | None = None
+    try:
+        factory = pipe.recv()
+        while True:
+            task = pipe.recv()
+            try:
+                worker = worker or factory()
+                answer: tuple[object, str | None] = (worker(task), None)
+            except BuildError as error:
+                answer = (None, str(error))
+            except Exception as error:
+                # The boundary of the process: a bug in an adapter must end in a reject that names it, not in a dead run.
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                answer = (None, f"{type(error).__name__}: {error} ({place.filename.rsplit('/', 1)[-1]}:{place.lineno})")
+            pipe.send(answer)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process as soon as the one that started it is gone."""
+    wait([sentinel])
+    os._exit(1)

@@ -1,0 +1,193 @@
+"""The work folder: parts that are either whole or absent, and the facts that can be read from them without a pixel.
+
+Finished means the file is there. A part is written under a temporary name, flushed to disk and linked into place, so that
+killing the process at any moment loses nothing that was finished; when two writers race, the first one wins.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from imaginet_build.errors import BuildError
+from imaginet_build.records import FACT_SCHEMA, PLAN_SCHEMA, REJECT_SCHEMA, SCHEMA, table_of
+
+ROWS_PER_GROUP = 32
+"""Small row groups: one image can be read back without its thousand neighbours."""
+
+
+@contextmanager
+def written(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A temporary name beside `path`; what the body writes there appears at `path` whole, or not at all.
+
+    With `replace` the new file takes the place of an old one. Without it the first writer wins and a later one's file is
+    thrown away in silence, which is right because both hold the same rows.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if replace:
+            temporary.replace(path)
+        else:
+            with suppress(FileExistsError):
+                os.link(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise BuildError(
+            f"cannot write {path}: {error.strerror or error}. What was finished is kept; run again to go on"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` (UTF-8), whole or not at all."""
+    with written(path, replace=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+class Store:
+    """A work folder. Opening one creates nothing; writing creates what it needs."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.recipe_path = self.root / "recipe.toml"
+        self.plan_path = self.root / "plan.parquet"
+        self._index: dict[str, tuple[Path, int, int]] = {}
+        self._indexed: set[Path] = set()
+
+    def write_part(self, stage: str, name: str, rows: Sequence[Mapping[str, object]], images: Sequence[bytes]) -> Path:
+        """One part of `stage`: `rows` of `FACT_SCHEMA` and, in the same order, the bytes as they were born."""
+        table = table_of(rows, FACT_SCHEMA).append_column(SCHEMA.field("image"), pa.array(images, pa.binary()))
+        path = self.root / "parts" / stage / f"{name}.parquet"
+        with written(path) as temporary:
+            pq.write_table(
+                table,
+                temporary,
+                row_group_size=ROWS_PER_GROUP,
+                compression={name: "none" if name == "image" else "zstd" for name in SCHEMA.names},
+                use_dictionary=[name for name in SCHEMA.names if name != "image"],
+                write_statistics=False,
+            )
+        return path
+
+    def write_rejects(self, stage: str, name: str, rows: Sequence[Mapping[str, object]]) -> Path:
+        """What `stage` refused, with reasons. Written before the part of the same name, so that a part is never alone."""
+        path = self.root / "rejects" / stage / f"{name}.parquet"
+        with written(path) as temporary:
+            pq.write_table(table_of(rows, REJECT_SCHEMA), temporary)
+        return path
+
+    def parts(self, stage: str | None = None) -> list[Path]:
+        """Every finished part, sorted by name."""
+        return sorted((self.root / "parts").glob(f"{stage or '*'}/[!.]*.parquet"))
+
+    def facts(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows of all parts without their pixels, sorted by id. Raises `BuildError` where two parts hold one id."""
+        names = list(dict.fromkeys(["id", *(columns or FACT_SCHEMA.names)]))
+        schema = pa.schema([FACT_SCHEMA.field(name) for name in names])
+        tables = [_read(path, names).cast(schema) for path in self.parts()]
+        table = pa.concat_tables(tables).sort_by("id") if tables else schema.empty_table()
+        if pc.count_distinct(table["id"]).as_py() != table.num_rows:
+            counts = pc.value_counts(table["id"]).to_pylist()
+            twice = min(count["values"] for count in counts if count["counts"] > 1)
+            raise BuildError(f"id {twice} stands in two parts of {self.root}/parts: delete the part that was copied there")
+        return table
+
+    def ids(self, stage: str | None = None) -> set[str]:
+        """The ids that need no more work: in a part, or refused with a reason."""
+        files = [*self.parts(stage), *self._reject_files(stage)]
+        return {name for path in files for name in _read(path, ["id"])["id"].to_pylist()}
+
+    def names(self, part: Path) -> list[str]:
+        """The ids in one part."""
+        names: list[str] = _read(part, ["id"])["id"].to_pylist()
+        return names
+
+    def rejects(self) -> pa.Table:
+        """Every refusal so far (`REJECT_SCHEMA`), sorted by stage and id; one row an id."""
+        tables = [_read(path, REJECT_SCHEMA.names).cast(REJECT_SCHEMA) for path in self._reject_files(None)]
+        if not tables:
+            return REJECT_SCHEMA.empty_table()
+        rows = {(r["stage"], r["id"]): r for r in pa.concat_tables(tables).to_pylist()}
+        return table_of([rows[key] for key in sorted(rows)], REJECT_SCHEMA)
+
+    def images(self, ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """The bytes of each id, in the order asked for, holding one row group at a time. Raises `BuildError` for an unknown id.
+
+        Ids that lie together in a part are cheap to ask for together.
+        """
+        self._build_index()
+        held: tuple[Path, int] | None = None
+        column: pa.ChunkedArray | None = None
+        for name in ids:
+            if name not in self._index:
+                raise BuildError(
+                    f"no part of {self.root}/parts holds image {name}: a part has vanished; run collect and generate again"
+                )
+            path, group, row = self._index[name]
+            if held != (path, group) or column is None:
+                with _opened(path) as file:
+                    column = file.read_row_group(group, columns=["image"])["image"]
+                held = (path, group)
+            yield name, column[row].as_py()
+
+    def in_part_order(self, ids: Iterable[str]) -> list[str]:
+        """`ids` sorted by where they lie, so that reading them back with `images` touches every row group once."""
+        self._build_index()
+        return sorted(ids, key=lambda name: self._index.get(name, (Path(), 0, 0)))
+
+    def plan(self) -> pa.Table:
+        """The balancer's decisions (`PLAN_SCHEMA`), sorted by id."""
+        if not self.plan_path.is_file():
+            raise BuildError(f"no plan in {self.root}: run build-imaginet balance first")
+        return _read(self.plan_path, PLAN_SCHEMA.names)
+
+    def write_plan(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Replace the plan by `rows` of `PLAN_SCHEMA`."""
+        with written(self.plan_path, replace=True) as temporary:
+            pq.write_table(table_of(sorted(rows, key=lambda r: str(r["id"])), PLAN_SCHEMA), temporary)
+
+    def _reject_files(self, stage: str | None) -> list[Path]:
+        return sorted((self.root / "rejects").glob(f"{stage or '*'}/[!.]*.parquet"))
+
+    def _build_index(self) -> None:
+        for path in self.parts():
+            if path in self._indexed:
+                continue
+            with _opened(path) as file:
+                for group in range(file.num_row_groups):
+                    for row, name in enumerate(file.read_row_group(group, columns=["id"])["id"].to_pylist()):
+                        self._index[name] = (path, group, row)
+            self._indexed.add(path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise BuildError(f"{path} cannot be read ({error}): delete it and run the same command again") from error
+
+
+def _read(path: Path, columns: Sequence[str]) -> pa.Table:
+    with _opened(path) as file:
+        return file.read(columns=list(columns))
