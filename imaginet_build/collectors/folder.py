@@ -1,0 +1,169 @@
+"""Images in a folder: a plain tree, or a tree with an index that says what each file is."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from imaginet_build.errors import UsageError, suggest
+from imaginet_build.records import ORIGINS, Found, Origin, Refusal, Want, make_id
+
+log = logging.getLogger(__name__)
+
+EXTENSIONS = frozenset({"jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jxl"})
+"""File names that promise an image. What is behind them is decided by the decoder, not here."""
+
+MAX_BYTES = 256 * 2**20
+"""A larger file is refused unread."""
+
+FOLDER_ORIGINS: dict[str, Origin] = {
+    "real": "real", "0_real": "real", "nature": "real", "synthetic": "synthetic", "fake": "synthetic", "1_fake": "synthetic",
+    "ai": "synthetic",
+}  # fmt: skip
+"""Folder names that say which class lies below them (also GenImage's and CNNDetection's)."""
+
+
+class Folder:
+    """A folder of images.
+
+    With an index (a CSV with the columns path, origin, content_type, source, generator, licence; others are ignored, but
+    `sha256` is checked where present, and `group` and `prompt` are kept) only listed files are taken. Without one, folders named
+    real, synthetic or fake give the origin, folders named like a category the category, and the next folder below the
+    source or generator. `origin`, `category` and `licence` answer what neither says.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        index: str | None = None,
+        origin: Origin | None = None,
+        category: str | None = None,
+        categories: tuple[str, ...] = ("photos", "paintings", "faces", "uncategorized"),
+    ) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            parent = self.root.parent
+            near = suggest(self.root.name, [p.name for p in parent.iterdir() if p.is_dir()]) if parent.is_dir() else ""
+            raise UsageError(f"no folder {root}{near}. Give the folder that holds the images: --set root=DIR")
+        if origin not in (None, *ORIGINS):
+            raise UsageError(f"origin = {origin!r}: it is one of {', '.join(ORIGINS)}")
+        self.index = self.root / (index or "index.csv")
+        if index is not None and not self.index.is_file():
+            raise UsageError(f"no index {self.index}: leave `index` out to take the folder as it lies")
+        self.origin: Origin | None = origin
+        self.category = category
+        self.categories = frozenset(categories)
+
+    def find(self, want: Want) -> Iterator[Found | Refusal]:
+        """Every image of the folder, in an order that `want.seed` alone decides."""
+        listed = self._indexed() if self.index.is_file() else self._lying_there()
+        for found in sorted(listed, key=lambda item: make_id(want.seed, item.source_key)):
+            if found.source_key in want.have:
+                continue
+            if isinstance(found, Refusal):
+                yield found
+            elif want.category is None or found.category == want.category:
+                yield self._read(found)
+
+    def _lying_there(self) -> Iterator[Found]:
+        """The files by their places; `data` is filled in when one is read."""
+        others: Counter[str] = Counter()
+        for folder, subfolders, names in os.walk(self.root):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            for name in sorted(names):
+                key = (Path(folder) / name).relative_to(self.root).as_posix()
+                extension = key.rpartition(".")[2].lower()
+                if extension in EXTENSIONS and not name.startswith("."):
+                    yield self._by_place(key)
+                elif not name.startswith("."):
+                    others[extension] += 1
+        if others:
+            kinds = ", ".join(f"{count} .{kind}" for kind, count in sorted(others.items()))
+            log.info("%s: passed over files that are not images by name: %s", self.root, kinds)
+
+    def _by_place(self, key: str) -> Found:
+        origin, category, rest = self.origin, self.category, []
+        for place in PurePosixPath(key).parts[:-1]:
+            if origin is None and place.lower() in FOLDER_ORIGINS:
+                origin = FOLDER_ORIGINS[place.lower()]
+            elif category is None and place.lower() in self.categories:
+                category = place.lower()
+            else:
+                rest.append(place)
+        maker = rest[0] if rest else None
+        return Found(
+            source_key=key,
+            data=b"",
+            origin=origin,
+            category=category or "uncategorized",
+            generator=(maker or self.root.resolve().name) if origin == "synthetic" else None,
+            source=maker or self.root.resolve().name,
+        )
+
+    def _indexed(self) -> Iterator[Found | Refusal]:
+        seen: set[str] = set()
+        # A broken byte in a name is a row that names a missing file, not the end of the run.
+        with self.index.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            rows = csv.DictReader(file)
+            missing = {"path", "origin"} - set(rows.fieldnames or ())
+            if missing:
+                raise UsageError(
+                    f"{self.index}: no column {', '.join(sorted(missing))}; it has {', '.join(rows.fieldnames or ())}"
+                )
+            for number, row in enumerate(rows, start=2):
+                key = row.get("path") or ""
+                if key in seen or not key:
+                    reason = "listed-twice" if key else "no-path"
+                    yield Refusal(reason, f"line {number} of {self.index.name}", f"{key}#{number}")
+                    continue
+                seen.add(key)
+                yield self._by_row(key, row, number)
+
+    def _by_row(self, key: str, row: Mapping[str, str | None], number: int) -> Found | Refusal:
+        origin = (row.get("origin") or "").strip().lower()
+        if origin not in ORIGINS:
+            return Refusal("unknown-origin", f"line {number} of {self.index.name} says {origin!r}", key)
+        category = (row.get("content_type") or row.get("category") or "").strip().lower() or self.category or "uncategorized"
+        if category not in self.categories:
+            return Refusal("unknown-category", f"line {number} of {self.index.name} says {category!r}", key)
+        source = row.get("source") or None
+        return Found(
+            source_key=key,
+            data=b"",
+            origin="real" if origin == "real" else "synthetic",
+            category=category,
+            generator=(row.get("generator") or source or "unknown") if origin == "synthetic" else None,
+            source=source,
+            licence=row.get("licence") or row.get("license") or None,
+            group=row.get("group") or None,
+            prompt=row.get("prompt") or None,
+            sha256=row.get("sha256") or None,
+        )
+
+    def _read(self, found: Found) -> Found | Refusal:
+        """The file's bytes, if it lies inside the root, is a plain file, and is what the index says."""
+        key = found.source_key
+        path = self.root / key
+        try:
+            real = path.resolve(strict=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            return Refusal("missing", f"{key}: {getattr(error, 'strerror', None) or error}", key)
+        if not real.is_relative_to(self.root.resolve()):
+            return Refusal("outside-root", f"{key} leads out of the folder", key)
+        try:
+            if not real.is_file():
+                return Refusal("not-a-file", key, key)
+            if real.stat().st_size > MAX_BYTES:
+                return Refusal("too-large", f"{key} has {real.stat().st_size:,} bytes, more than {MAX_BYTES:,}", key)
+            data = real.read_bytes()
+        except OSError as error:
+            return Refusal("unreadable", f"{key}: {error.strerror}", key)
+        if found.sha256 and hashlib.sha256(data).hexdigest() != found.sha256.lower():
+            return Refusal("checksum", f"{key} is not the file that {self.index.name} describes", key)
+        return replace(found, data=data)
