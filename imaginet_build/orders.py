@@ -1,0 +1,153 @@
+"""From a recipe's `[[generate]]` entries to orders in batches: everything is named before a pixel is drawn.
+
+The batch is the unit that is drawn, sharded, limited and resumed, because an image's last bits depend on its neighbours in a
+batch. Which orders share one is decided here, by the recipe alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from imaginet_build import catalog, prompts
+from imaginet_build.errors import UsageError
+from imaginet_build.recipe import Generate
+from imaginet_build.records import Order, Prompt, SourceImage, make_id, seed_of
+from imaginet_build.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Orders of one card that are drawn together. `keep`: the ids that are wanted of it; the others are here already.
+
+    `cut`: it is smaller than the manifest's batch, so its images keep their ids but not necessarily their bytes.
+    """
+
+    card: str
+    options: Mapping[str, Any]
+    revision: str | None
+    orders: tuple[Order, ...]
+    keep: frozenset[str]
+    cut: bool = False
+
+    @property
+    def name(self) -> str:
+        """The part that this batch will be."""
+        return make_id("batch", [order.id for order in self.orders], sorted(self.keep))
+
+    def halves(self) -> list[Batch]:
+        """The batch in two, for finding the order that cannot be drawn. Halves that hold nothing wanted are left out."""
+        middle = (len(self.orders) + 1) // 2
+        halves = [replace(self, orders=part, cut=True) for part in (self.orders[:middle], self.orders[middle:])]
+        halves = [replace(half, keep=self.keep & {order.id for order in half.orders}) for half in halves]
+        return [half for half in halves if half.keep]
+
+
+def manifest(entries: Sequence[Generate], seed: int, store: Store, revisions: Mapping[str, str | None]) -> Iterator[Batch]:
+    """Every batch that `entries` ask for, in the recipe's order. Nothing here depends on what has been drawn before.
+
+    Aligned generators take the real images of their category that `store` holds, so `collect` comes first; `UsageError` says
+    so.
+    """
+    for entry in entries:
+        orders = list(_orders(entry, seed, store, revisions.get(entry.generator)))
+        for start in range(0, len(orders), entry.batch):
+            batch = tuple(orders[start : start + entry.batch])
+            yield Batch(
+                entry.generator, entry.options, revisions.get(entry.generator), batch, frozenset(order.id for order in batch)
+            )
+
+
+def still_wanted(batches: Iterator[Batch], done: Collection[str], shard: tuple[int, int], limit: int | None) -> Iterator[Batch]:
+    """The batches of shard `(i, n)` (counted from 1) with the ids that are not `done`; at most `limit` ids are kept in all."""
+    left = limit
+    for number, batch in enumerate(batches):
+        if number % shard[1] != shard[0] - 1:
+            continue
+        wanted = [order.id for order in batch.orders if order.id not in done][:left]
+        if left is not None:
+            left -= len(wanted)
+        if wanted:
+            yield replace(batch, keep=frozenset(wanted))
+        if left == 0:
+            return
+
+
+def _orders(entry: Generate, seed: int, store: Store, revision: str | None) -> Iterator[Order]:
+    card = catalog.card("generators", entry.generator)
+    needs = needed(card, entry.options)
+    sources = list(_sources(entry, seed, store)) if needs == "source" else []
+    texts = _texts(entry, card, seed) if needs == "prompt" else []
+    count = min(entry.count, len(sources)) if needs == "source" else entry.count
+    if needs == "source" and count < entry.count:
+        log.warning("%s: asked for %d, but there are %d real images of %s", card.name, entry.count, count, entry.category)
+    if needs == "prompt" and len(texts) < entry.count:
+        raise UsageError(f"{card.name} needs {entry.count} prompts of {entry.category}; {entry.prompts} has {len(texts)}")
+    options = {**card.options, **entry.options}
+    made = make_id("card", card.adapter, json.dumps(options, sort_keys=True, default=str), revision)
+    for number in range(count):
+        prompt = texts[number] if texts else None
+        source = sources[number] if sources else None
+        width = source.width if source else entry.width or _side(options, "width")
+        height = source.height if source else entry.height or _side(options, "height")
+        if width is None or height is None:
+            raise UsageError(f"{card.name}: neither its card nor the recipe says how large an image is: give width and height")
+        yield _order(made, card.name, entry.category, number, seed, prompt, source, width, height)
+
+
+def _order(
+    made: str,
+    generator: str,
+    category: str,
+    number: int,
+    seed: int,
+    prompt: Prompt | None,
+    source: SourceImage | None,
+    width: int,
+    height: int,
+) -> Order:
+    """One order, its seed and id made from everything that was ordered."""
+    what = [made, category, prompt.id if prompt else None, source.sha256 if source else None, width, height]
+    # Equal prompts or none at all still give different images: the number in the manifest is part of the seed.
+    image_seed = seed_of(make_id(what, number, seed), "image") % 2**32
+    return Order(make_id("order", what, image_seed), generator, category, image_seed, width, height, prompt, source)
+
+
+def _texts(entry: Generate, card: catalog.Card, seed: int) -> list[Prompt]:
+    """A list as it stands, or a set of templates expanded."""
+    where = entry.prompts or entry.category
+    if where not in catalog.files("prompts") and Path(where).suffix != ".toml":
+        return prompts.read(where, entry.category)[: entry.count]
+    return prompts.expand(where, entry.count, seed, card.family)
+
+
+def _sources(entry: Generate, seed: int, store: Store) -> Iterator[SourceImage]:
+    """The real images an aligned generator starts from, in an order that the seed alone decides."""
+    rows = [
+        row
+        for row in store.facts(["origin", "category", "source", "sha256", "width", "height", "group"]).to_pylist()
+        if row["origin"] == "real" and row["category"] == entry.category and entry.source in (None, row["source"])
+    ]
+    if not rows:
+        raise UsageError(
+            f"{entry.generator} draws over real images, and the work folder has none of {entry.category}"
+            f"{f' from {entry.source}' if entry.source else ''}: run build-imaginet collect first"
+        )
+    for row in sorted(rows, key=lambda row: make_id(seed, row["id"])):
+        yield SourceImage(row["id"], row["sha256"], row["width"], row["height"], row["group"])
+
+
+def needed(card: catalog.Card, options: Mapping[str, Any]) -> str:
+    """What an order to this card must carry: `prompt`, `source` or `none`. Known without loading a weight."""
+    return str({**card.options, **options}.get("needs") or getattr(catalog.adapter(card, trust=True), "needs", "prompt"))
+
+
+def _side(options: Mapping[str, Any], key: str) -> int | None:
+    value = options.get(key)
+    return value if isinstance(value, int) else None
