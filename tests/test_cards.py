@@ -1,0 +1,140 @@
+"""Every card that ships: it reads, it has a licence, its adapter fits, and it states nothing it does not cite."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from imaginet_build import catalog, prompts, recipe
+from imaginet_build.catalog import KINDS, UNRESOLVED, Card, Kind, _parameters
+
+SHIPPED = [pytest.param(kind, name, id=f"{kind}/{name}") for kind in KINDS for name in catalog.files(f"manifests/{kind}")]
+PLACES = {"folder": {"root": "."}}
+"""What only a recipe can say."""
+
+
+@pytest.fixture
+def shipped(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyPatch) -> Card:
+    monkeypatch.chdir(root)
+    kind, name = request.param
+    return catalog.card(kind, name)
+
+
+each = pytest.mark.parametrize("shipped", [pytest.param(p.values, id=p.id) for p in SHIPPED], indirect=True)
+
+
+@each
+def test_it_reads_and_has_a_licence(shipped: Card) -> None:
+    assert shipped.licence.strip()
+    assert shipped.about.title
+
+
+@each
+def test_its_adapter_is_here_and_takes_its_keys(shipped: Card) -> None:
+    assert catalog.faults_of(shipped, **PLACES.get(shipped.name, {})) == []
+
+
+@each
+def test_its_revision_is_a_commit_or_says_what_it_is(shipped: Card) -> None:
+    assert re.fullmatch(r"[0-9a-f]{40}|unresolved|bundled|installed|local|trained", shipped.revision)
+    if shipped.bundled:
+        assert shipped.revision != UNRESOLVED
+
+
+@each
+def test_its_family_is_in_the_taxonomy(shipped: Card) -> None:
+    if shipped.kind == "generators":
+        assert shipped.family in catalog.taxonomy().families
+
+
+@each
+def test_a_hub_models_licence_names_the_page_and_the_day_it_was_read(shipped: Card) -> None:
+    if shipped.model and "/" in shipped.model:
+        assert shipped.about.licence_url
+        assert shipped.about.licence_url.startswith("https://")
+        assert shipped.about.licence_read is not None
+    else:
+        assert shipped.bundled or shipped.kind == "detectors" or shipped.about.licence_url
+
+
+@each
+def test_a_bundled_model_is_in_the_package(shipped: Card) -> None:
+    if (shipped.model or "").startswith("bundled:"):
+        assert catalog.bundled(str(shipped.model)).exists()
+        assert shipped.bundled
+
+
+@each
+def test_its_size_is_one_its_network_can_draw(shipped: Card) -> None:
+    for side in ("width", "height"):
+        assert shipped.options.get(side, 8) % 8 == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (
+            "generators",
+            "sd15 sd21 sdxl animagine-xl-3.1 sdxl-turbo sd35 flux1-dev flux1-schnell pixart-sigma qwen-image z-image-turbo",
+        ),
+        ("generators", "tiny-vae tiny-gan tiny-diffusion"),
+        ("sources", "folder packages"),
+        ("detectors", "small imaginet"),
+    ],
+)
+def test_what_was_promised_is_there(kind: Kind, names: str) -> None:
+    assert set(names.split()) <= set(catalog.files(f"manifests/{kind}"))
+
+
+def test_the_papers_words_are_in_the_taxonomy() -> None:
+    words = catalog.taxonomy()
+    assert list(words.categories) == ["photos", "paintings", "faces", "uncategorized"]
+    assert {"gan", "sd", "midjourney", "dalle3", "vae", "diffusion", "gpt_image", "gemini", "other"} <= set(words.families)
+    assert set(words.matches) <= set(words.families)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("StyleGAN2 (thispersondoesnotexist.com)", "gan"),
+        ("SD 1.5 fine-tune: Deliberate 2.0", "sd"),
+        ("stable_diffusion_xl", "sd"),
+        ("Midjourney (version not stated)", "midjourney"),
+        ("DALL·E 3", "dalle3"),
+        ("Gemini 2.5 Flash Image (nano-banana)", "gemini"),
+        ("GPT-4o", "gpt_image"),
+        ("FLUX.1-dev", "diffusion"),
+        ("never heard of it", "other"),
+    ],
+)
+def test_a_generator_known_by_its_sources_words_alone_finds_its_family(name: str, family: str) -> None:
+    assert catalog.taxonomy().family_of(name) == family
+
+
+@pytest.mark.parametrize("name", sorted(catalog.files("pipelines")))
+def test_every_shipped_recipe_names_only_what_exists(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    loaded = recipe.load(catalog.pipeline(name), check=catalog.check)
+    assert loaded.name == name
+    assert catalog.check(loaded) == []
+
+
+@pytest.mark.parametrize("name", sorted(catalog.files("prompts")))
+def test_every_prompt_set_belongs_to_a_category_and_its_negatives_to_families(name: str) -> None:
+    found = prompts.load(name)
+    words = catalog.taxonomy()
+    assert found.category in words.categories
+    assert set(found.negative) - {"default"} <= set(words.families)
+    assert "default" in found.negative
+
+
+def test_a_base_classs_keywords_count_where_a_class_hands_them_on() -> None:
+    class Base:
+        def __init__(self, model: str, steps: int = 1) -> None: ...
+
+    class Derived(Base):
+        def __init__(self, model: str, *, strength: float = 0.5, **keywords: object) -> None: ...
+
+    assert list(_parameters(Derived)) == ["model", "strength", "steps"]
