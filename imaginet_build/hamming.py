@@ -1,0 +1,221 @@
+"""Every pair of distinct 64-bit hashes within a Hamming radius, exactly.
+
+Cut the 64 bits into m bands: two hashes within r bits of each other agree on at least m - r of them. So for each choice of
+c = m - r bands, move the chosen bands to the top, sort, and look only among neighbours with equal tops. A pair is reported for
+the first choice of bands it agrees on, so each pair comes once. Where bands would not pay (large radius, few hashes) every pair
+is compared. Multi-index hashing (Norouzi, Punjani and Fleet, 2012), with sorting in place of hash tables.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Hashes = NDArray[np.uint64]
+Rows = NDArray[np.int64]
+
+_BLOCK = 1 << 16
+_TILE = 1 << 11
+_DEEP = 48
+_FULL = (1 << 64) - 1
+# Nanoseconds for moving and sorting a hash, looking at a neighbour, comparing a pair in a tile: their ratios choose the plan.
+_SORT, _LOOK, _COMPARE = 16.0, 12.0, 1.6
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Some bands of the 64 bits, as (low bit, width) pieces, the chosen bands first; `bits`: how many bits they have."""
+
+    chosen: tuple[int, ...]
+    pieces: tuple[tuple[int, int], ...]
+    bits: int
+
+
+def _bands(m: int) -> list[tuple[int, int]]:
+    """The 64 bits in `m` bands of nearly equal width, as (low bit, width)."""
+    edges = [64 * i // m for i in range(m + 1)]
+    return [(a, b - a) for a, b in itertools.pairwise(edges)]
+
+
+def _choices(m: int, c: int) -> Iterator[_Choice]:
+    bands = _bands(m)
+    for chosen in itertools.combinations(range(m), c):
+        rest = [i for i in range(m) if i not in chosen]
+        pieces: list[tuple[int, int]] = []
+        for i in (*chosen, *rest):
+            low, width = bands[i]
+            # Neighbouring bands that keep their order move in one piece; no piece spans chosen and other bands.
+            if pieces and sum(pieces[-1]) == low and rest and i != rest[0]:
+                pieces[-1] = (pieces[-1][0], pieces[-1][1] + width)
+            else:
+                pieces.append((low, width))
+        yield _Choice(chosen, tuple(pieces), sum(bands[i][1] for i in chosen))
+
+
+def plan(n: int, radius: int) -> tuple[int, int] | None:
+    """How many bands and how many of them to choose, cheapest for `n` random hashes; None: compare every pair."""
+    best, cheapest = None, _COMPARE * n * n / 2
+    for c in range(1, 9):
+        m = radius + c
+        if m > 64:
+            break
+        look = n * n / 2 * 2.0 ** (-64 * c / m)
+        cost = math.comb(m, c) * (n * _SORT + look * _LOOK + 20_000)
+        if cost < cheapest:
+            best, cheapest = (m, c), cost
+    return best
+
+
+def _moved(values: Hashes, pieces: tuple[tuple[int, int], ...], back: bool = False) -> Hashes:
+    """The bits of every hash rearranged, the first piece highest; `back` undoes it."""
+    out = np.zeros_like(values)
+    top = 64
+    for low, width in pieces:
+        top -= width
+        here, there = (top, low) if back else (low, top)
+        part = values >> np.uint64(here)
+        part &= np.uint64((1 << width) - 1)
+        part <<= np.uint64(there)
+        out |= part
+    return out
+
+
+def _sorted(values: Hashes, choice: _Choice, part: int, parts: int) -> Hashes:
+    """The rearranged hashes whose tops fall into one of `parts` ranges, sorted."""
+    shift = np.uint64(64 - (parts.bit_length() - 1))
+    out = []
+    for at in range(0, len(values), _BLOCK):
+        moved = _moved(values[at : at + _BLOCK], choice.pieces)
+        out.append(moved if parts == 1 else moved[moved >> shift == part])
+    joined = np.concatenate(out)
+    joined.sort()
+    return joined
+
+
+def near(values: Hashes, radius: int, memory: int, settled: Callable[[], Rows] | None = None) -> Iterator[Rows]:
+    """Pairs of positions in `values` (sorted, distinct) whose hashes differ in at most `radius` bits: (k, 2) each, i < j.
+
+    `memory`: bytes for the working arrays; more hashes than fit are sorted range by range. Each pair comes once. With
+    `settled`, which returns the current component of every position, pairs inside one component may be left out: only what they
+    connect is promised, and crowded hashes cost little more than it takes to connect them.
+    """
+    n = len(values)
+    if radius == 0 or n < 2:
+        return
+    chosen = plan(n, radius)
+    if radius >= 64 and settled is not None:
+        yield np.stack([np.zeros(max(n - 1, 0), dtype=np.int64), np.arange(1, n)], axis=1)
+        return
+    if chosen is None:
+        yield from _compare(values, radius, settled)
+        return
+    m, c = chosen
+    deferred: list[tuple[_Choice, int, int]] = []
+    fresh = 0
+    for choice in _choices(m, c):
+        if settled is not None and fresh > n // 2:
+            label, fresh = settled(), 0
+            if (label == label[0]).all():
+                return
+        parts = 1
+        while parts < 2**choice.bits and 24 * n > memory * parts:
+            parts *= 2
+        for part in range(parts):
+            ordered = _sorted(values, choice, part, parts)
+            for first, second in _scan(ordered, choice.bits, radius, deep=settled is not None):
+                if first is None or second is None:
+                    deferred.append((choice, part, parts))
+                else:
+                    found = _first_seen(first, second, choice, m)
+                    if len(found[0]):
+                        fresh += len(found[0])
+                        yield _places(values, found)
+    for choice, part, parts in deferred:
+        assert settled is not None
+        yield from _runs(values, _sorted(values, choice, part, parts), choice, radius, settled)
+
+
+def _scan(ordered: Hashes, bits: int, radius: int, deep: bool) -> Iterator[tuple[Hashes | None, Hashes | None]]:
+    """Near pairs among neighbours with equal tops; with `deep`, of `_DEEP` neighbours, and (None, None) if there are more."""
+    n = len(ordered)
+    limit = np.uint64(1 << (64 - bits)) if bits else np.uint64(_FULL)
+    longer = False
+    for at in range(0, n - 1, _BLOCK):
+        left = ordered[at : at + _BLOCK]
+        right = ordered[at + 1 : at + 1 + _BLOCK]
+        differ = left[: len(right)] ^ right
+        index = np.flatnonzero(differ < limit)
+        differ = differ[index]
+        index += at
+        step = 1
+        while len(index):
+            hit = index[np.bitwise_count(differ) <= radius]
+            if len(hit):
+                yield ordered[hit], ordered[hit + step]
+            step += 1
+            if deep and step > _DEEP:
+                longer = True
+                break
+            index = index[: np.searchsorted(index, n - step)]
+            differ = ordered[index] ^ ordered[index + step]
+            inside = differ < limit
+            index, differ = index[inside], differ[inside]
+    if longer:
+        yield None, None
+
+
+def _first_seen(first: Hashes, second: Hashes, choice: _Choice, m: int) -> tuple[Hashes, Hashes]:
+    """Those pairs of rearranged hashes whose first agreeing bands are the chosen ones, in their own bit order again."""
+    first, second = _moved(first, choice.pieces, back=True), _moved(second, choice.pieces, back=True)
+    differ = first ^ second
+    last = choice.chosen[-1]
+    own = np.ones(len(differ), dtype=np.bool_)
+    for i, (low, width) in enumerate(_bands(m)[: last + 1]):
+        if i not in choice.chosen:
+            own &= (differ >> np.uint64(low)) & np.uint64((1 << width) - 1) != 0
+    return first[own], second[own]
+
+
+def _places(values: Hashes, found: tuple[Hashes, Hashes]) -> Rows:
+    first, second = (np.searchsorted(values, side) for side in found)
+    return np.stack([np.minimum(first, second), np.maximum(first, second)], axis=1)
+
+
+def _runs(values: Hashes, ordered: Hashes, choice: _Choice, radius: int, settled: Callable[[], Rows]) -> Iterator[Rows]:
+    """The long runs of one choice, compared in full unless they are one component already."""
+    edges = np.flatnonzero((ordered[1:] ^ ordered[:-1]) >= np.uint64(1 << (64 - choice.bits))) + 1
+    starts = np.concatenate([[0], edges])
+    ends = np.concatenate([edges, [len(ordered)]])
+    long = ends - starts > _DEEP
+    for start, end in zip(starts[long], ends[long], strict=True):
+        places = np.sort(np.searchsorted(values, _moved(ordered[start:end], choice.pieces, back=True)))
+
+        def here(places: Rows = places) -> Rows:
+            return settled()[places]
+
+        for found in _compare(values[places], radius, here):
+            yield places[found]
+
+
+def _compare(values: Hashes, radius: int, settled: Callable[[], Rows] | None) -> Iterator[Rows]:
+    """Every pair compared, in tiles; with `settled`, tiles inside one component are skipped."""
+    n = len(values)
+    for top in range(0, n, _TILE):
+        label = settled() if settled is not None else None
+        if label is not None and (label == label[0]).all():
+            return
+        for left in range(top, n, _TILE):
+            rows, columns = values[top : top + _TILE], values[left : left + _TILE]
+            if label is not None:
+                one = label[top]
+                if (label[top : top + _TILE] == one).all() and (label[left : left + _TILE] == one).all():
+                    continue
+            hit = np.bitwise_count(rows[:, None] ^ columns[None, :]) <= radius
+            i, j = np.nonzero(np.triu(hit, 1) if top == left else hit)
+            if len(i):
+                yield np.stack([i + top, j + left], axis=1)
