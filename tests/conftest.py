@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 from pathlib import Path
 
 import pytest
+from command import QUICKSTART, run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,3 +26,19 @@ def shared() -> Path:
     if not (path / "data" / "index.csv").is_file():
         pytest.skip("../shared is not here")
     return path
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `work/quickstart` was built by the real command, once for all test processes. Read it, do not write."""
+    pytest.importorskip("torch")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "quickstart"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "summary.json").is_file():
+            done = run("run", "quickstart", "--json", *QUICKSTART, cwd=folder)
+            (folder / "summary.json").write_text(done.stdout)
+    assert json.loads((folder / "summary.json").read_text())["images"] > 0
+    return folder

@@ -1,0 +1,238 @@
+"""The stages of a run, each tied to a recipe and a work folder, each skipping what is done.
+
+Commands call one of them; `run` calls them all. Verbs do not know each other: what one needs of another passes through here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from imaginet_build import audit as audits
+from imaginet_build import balance as balances
+from imaginet_build import catalog, engine
+from imaginet_build import collect as collects
+from imaginet_build import generate as generates
+from imaginet_build import publish as publishes
+from imaginet_build import recipe as recipes
+from imaginet_build import report as reports
+from imaginet_build.datasetcard import About
+from imaginet_build.errors import GateRefused, UsageError, suggest
+from imaginet_build.recipe import Collect, Generate, Recipe
+from imaginet_build.store import Store, write_text
+from imaginet_build.workspace import Session, begin
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
+Entry = TypeVar("Entry", Collect, Generate)
+_HALVES = (("real", "0_real", "nature"), ("synthetic", "fake", "1_fake", "ai"))
+
+
+def collect(session: Session, source: str | None = None, limit: int | None = None) -> collects.Collected:
+    """The recipe's `[[collect]]` entries, or those of one source."""
+    wants = _entries(session.recipe.collect, "source", source, "collect")
+    if limit is not None:
+        wants = [want.model_copy(update={"count": min(limit, want.count or limit)}) for want in wants]
+    begin(session)
+    return collects.collect(
+        session.store, wants, session.recipe.seed, session.pool, trust=session.trust, progress=session.progress
+    )
+
+
+def generate(
+    session: Session, generator: str | None = None, limit: int | None = None, shard: tuple[int, int] = (1, 1),
+    prompts: str | None = None,
+) -> generates.Generated:  # fmt: skip
+    """The recipe's `[[generate]]` entries, or those of one generator; `prompts` takes the place of theirs."""
+    if generator is not None:
+        catalog.card("generators", generator)
+    entries = _entries(session.recipe.generate, "generator", generator, "generate")
+    if prompts is not None:
+        entries = [entry.model_copy(update={"prompts": prompts}) for entry in entries]
+    begin(session)
+    return generates.generate(
+        session.store, entries, session.recipe.seed, session.pool,
+        limit=limit, shard=shard, trust=session.trust, progress=session.progress,
+    )  # fmt: skip
+
+
+def balance(session: Session) -> balances.Balanced:
+    """The plan, made anew from the facts: it is cheap, and the facts may have grown."""
+    recipe = session.recipe
+    return balances.balance(session.store, recipe.balance, recipe.equalize, recipe.seed)
+
+
+def publish(session: Session, out: Path | None = None, force: bool = False) -> tuple[publishes.Published, dict[str, Any]]:
+    """Write the release, audit it, and write what the audit said into its card; the audit's document is the second value.
+
+    An audit of the same data is not made again: its answer lies in the work folder. Raises `GateRefused` where the release
+    should leave the work folder (`out`) and the gate refuses, unless `force`, which writes the refusal into the card.
+    """
+    recipe, store = session.recipe, session.store
+    about = About(title=recipe.publish.title or recipe.name, repo=recipe.publish.repo or "", sources=tuple(_terms(recipe)))
+
+    def write(said: dict[str, Any], folder: Path = store.root / "release") -> publishes.Published:
+        return publishes.publish(
+            store, folder, views=recipe.publish.views, rows_per_file=recipe.publish.rows_per_file,
+            recipe_digest=recipes.digest(recipe), about=about, gate=said.get("gate"), probes=said.get("probes", ()),
+            map=partial(_ordered, session.pool),
+        )  # fmt: skip
+
+    said = _audited(store)
+    published = write(said)
+    if said.get("digest") != published.digest:
+        result = audits.audit(
+            published.path,
+            map=partial(_ordered, session.pool),
+            limit=recipe.audit.limit,
+            permutations=recipe.audit.permutations,
+        )
+        audits.write(result, store.root)
+        # The target is named by its place in the work folder, so that the card is the same wherever that lies.
+        said = result.to_json() | {"target": "release", "digest": published.digest}
+        write_text(store.root / "audit.json", json.dumps(said, indent=1) + "\n")
+        published = write(said)
+    if out is None:
+        return published, said
+    if said["gate"]["verdict"] == "refused" and not force:
+        raise GateRefused(
+            f"the audit refuses: {said['gate']['reason']}. {out} was not written. See: build-imaginet audit {published.path}"
+        )
+    return write(said, out), said
+
+
+def published_json(published: publishes.Published, said: dict[str, Any]) -> dict[str, Any]:
+    """The document that `publish --json` prints."""
+    document = {"release": str(published.path), "digest": published.digest, "rows": published.rows, "views": published.views}
+    return document | {"rejected": published.rejected, "unchanged": published.unchanged, "gate": said["gate"]}
+
+
+def audit(target: str) -> audits.AuditResult:
+    """Audit any target, measuring its images on every core."""
+    return audits.audit(target, map=partial(_ordered, engine.Pool()))
+
+
+def audit_pair(real: Path, fake: Path) -> audits.AuditResult:
+    """Audit two plain folders."""
+    return audits.audit_folders(real, fake, map=partial(_ordered, engine.Pool()))
+
+
+def report(session: Session) -> Path:
+    """The work folder as one HTML page."""
+    settings = session.recipe.report
+    return reports.report(session.store.root, samples=settings.thumbnails, side=settings.side)
+
+
+def _audited(store: Store) -> dict[str, Any]:
+    path = store.root / "audit.json"
+    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return said
+
+
+def _ordered(pool: engine.Pool, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+    """`map` on the engine; a handful of tasks is not worth a process."""
+    source = iter(tasks)
+    first = list(islice(source, 32))
+    return map(function, first) if len(first) < 32 else engine.ordered(function, chain(first, source), pool)
+
+
+def _entries(entries: Sequence[Entry], key: str, name: str | None, command: str) -> list[Entry]:
+    """The recipe's entries of one stage, or those that name one card."""
+    chosen = [entry for entry in entries if name in (None, getattr(entry, key))]
+    if chosen or (name is None and command == "generate"):
+        return chosen
+    if not entries:
+        raise UsageError(f"the recipe has no [[{command}]] entry: add one, or choose another with --recipe")
+    known = list(dict.fromkeys(getattr(entry, key) for entry in entries))
+    raise UsageError(
+        f"the recipe asks nothing of '{name}'{suggest(str(name), known)} It names {', '.join(known)}. "
+        f"Add a [[{command}]] entry to it, or choose another with --recipe"
+    )
+
+
+def _terms(recipe: Recipe) -> Iterator[dict[str, Any]]:
+    """What the cards say of everything the recipe uses, for the release's card."""
+    sources = {want.source: catalog.card("sources", want.source) for want in recipe.collect}
+    generators = {entry.generator: catalog.card("generators", entry.generator) for entry in recipe.generate}
+    for card in (*sources.values(), *generators.values()):
+        yield {
+            "name": card.name,
+            "title": card.about.title,
+            "url": card.about.url,
+            "licence": card.licence,
+            "revision": card.revision,
+        }
+
+
+def train(session: Session, detector: str | None = None) -> list[Path]:
+    """A checkpoint for each seed of the recipe, in `<work>/baseline`; finished ones are left as they are."""
+    from imaginet_build.baseline.train import Settings
+    from imaginet_build.baseline.train import train as learn
+
+    wanted, release = session.recipe.baseline, _release(session)
+    card = catalog.card("detectors", detector or wanted.detector)
+    if "preset" not in card.options:
+        raise UsageError(f"the detector '{card.name}' is not trained here; judge it: build-imaginet baseline evaluate")
+    changes = dict(wanted.options) | ({"steps": wanted.steps} if wanted.steps else {})
+    checkpoints = []
+    for number in range(wanted.seeds):
+        settings = Settings.of(card.options["preset"], seed=session.recipe.seed + number, **changes)
+        folder = session.store.root / "baseline" / card.name / f"seed-{settings.seed}"
+        done = learn(release, folder, settings)
+        log.info("baseline: seed %d trained on %d images, loss %.3f", settings.seed, done.images, done.loss)
+        checkpoints.append(folder)
+    return checkpoints
+
+
+def evaluate(
+    session: Session, detector: str | None = None, checkpoint: Path | None = None, on: Path | None = None
+) -> dict[str, Any]:
+    """Judge a detector: the checkpoints of the work folder, one given, or a card that needs none."""
+    from imaginet_build.baseline.evaluate import evaluate as judge
+
+    name = detector or session.recipe.baseline.detector
+    trained = sorted((session.store.root / "baseline" / name).glob("seed-*")) if checkpoint is None else [checkpoint]
+    if "preset" in catalog.card("detectors", name).options and not trained:
+        raise UsageError(f"'{name}' is not trained yet in {session.store.root}: run build-imaginet baseline train first")
+    out = session.store.root / "baseline" if on is None else None
+    target = _release(session) if on is None else _judged(on)
+    return judge(target, out, detector=name, checkpoints=trained, bootstrap=session.recipe.audit.bootstrap).document
+
+
+def baseline(session: Session, detector: str | None = None) -> dict[str, Any]:
+    """Train if needed, then judge."""
+    name = detector or session.recipe.baseline.detector
+    if "preset" in catalog.card("detectors", name).options:
+        train(session, name)
+    return evaluate(session, name)
+
+
+def doctor(work: Path | None, online: bool) -> list[dict[str, Any]]:
+    """What works here."""
+    from imaginet_build.doctor import checks
+
+    return [asdict(check) for check in checks(work or Path("work"), online=online)]
+
+
+def _release(session: Session) -> Path:
+    folder = session.store.root / "release"
+    if not (folder / "release.json").is_file():
+        raise UsageError(f"no release in {session.store.root}: run build-imaginet publish first")
+    return folder
+
+
+def _judged(on: Path) -> Path | tuple[Path, Path]:
+    """A release folder, or the two halves of a folder."""
+    if (on / "release.json").is_file():
+        return on
+    halves = [next((on / name for name in names if (on / name).is_dir()), None) for names in _HALVES]
+    if halves[0] is None or halves[1] is None:
+        raise UsageError(f"{on} is neither a release nor a folder with real and synthetic (or fake) in it")
+    return halves[0], halves[1]

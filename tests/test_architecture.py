@@ -1,0 +1,149 @@
+"""The house stands: dependencies run one way, modules stay small, nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "imaginet_build"
+
+FLOORS: tuple[frozenset[str], ...] = (
+    # ground
+    frozenset({"errors"}),
+    frozenset({"records", "toml"}),
+    frozenset({"jpegfile", "containers", "hashing", "hamming", "connect", "dedup"}),
+    frozenset({"images"}),
+    frozenset({"perturb"}),
+    # tools
+    frozenset({"recipe", "cards", "readiness", "catalog", "prompts", "prompt_rules", "store", "engine", "workspace"}),
+    frozenset(
+        {"probes", "pixel_probes", "crossfit", "gate", "facts", "lists", "targets", "twins", "splits", "equalize", "orders"}
+    ),
+    frozenset({"release", "releasewriter", "datasetcard", "reportdata"}),
+    # verbs
+    frozenset({"collect", "generate", "balance", "audit", "publish", "report", "doctor", "detect", "baseline"}),
+    # what ties them together, and the command line
+    frozenset({"summaries", "stages", "pipeline"}),
+    frozenset({"cli"}),
+    frozenset({"__main__"}),
+)
+"""From the cellar to the roof. A module imports from its own floor or from below, verbs only from below."""
+
+VERBS = next(floor for floor in FLOORS if "collect" in floor)
+GROUND = frozenset().union(*FLOORS[:5])
+HANDS = ("generators", "collectors", "detectors")
+VENDORS = {
+    "torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface_hub", "openai", "onnxruntime", "onnx",
+    "pandas", "sklearn", "scipy", "skimage",
+}  # fmt: skip
+MAY_IMPORT_A_HAND = {"baseline": {"detectors"}, "collect": {"collectors"}, "detect": {"detectors"}}
+"""`baseline` trains the SelfCon detector; `collect` names the Collector protocol, `detect` reads checkpoints."""
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if "_shipped" not in path.parts)
+
+
+def room(path: Path) -> str:
+    """The module or sub-package of `imaginet_build` a file belongs to."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """The rooms of our own that a module imports anywhere, types aside."""
+    guarded = {
+        id(node)
+        for check in ast.walk(tree)
+        if isinstance(check, ast.If) and ast.unparse(check.test) == "TYPE_CHECKING"
+        for node in ast.walk(check)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in guarded:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module == "imaginet_build":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("imaginet_build."):
+            found.add(str(node.module).split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("imaginet_build.")}
+    return found - {"__version__"}
+
+
+def floor_of(name: str) -> int:
+    return next(number for number, floor in enumerate(FLOORS) if name in floor)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path: Path) -> None:
+    mine = room(path)
+    theirs = imported(ast.parse(path.read_text(encoding="utf-8"))) - {mine}
+    if mine in ("__init__", "models"):
+        return
+    if mine in HANDS:
+        assert theirs <= GROUND, f"a hand knows only the ground, not {sorted(theirs - GROUND)}"
+        return
+    hands = theirs & set(HANDS)
+    assert hands <= MAY_IMPORT_A_HAND.get(mine, set()), f"{mine} imports a hand by name: {sorted(hands)}"
+    for name in theirs - set(HANDS):
+        assert floor_of(name) <= floor_of(mine), f"{mine} reaches up to {name}"
+        assert not (mine in VERBS and name in VERBS), f"verbs do not import each other: {mine} -> {name}"
+
+
+def test_there_is_no_circle() -> None:
+    graph = {name: set() for name in {room(path) for path in modules()}}
+    for path in modules():
+        graph[room(path)] |= imported(ast.parse(path.read_text(encoding="utf-8"))) & graph.keys() - {room(path)}
+    done: set[str] = set()
+    while ready := {name for name in graph.keys() - done if graph[name] <= done}:
+        done |= ready
+    assert done == graph.keys(), f"these import each other in a circle: {sorted(graph.keys() - done)}"
+
+
+def test_every_module_has_a_floor() -> None:
+    placed = frozenset().union(*FLOORS) | {*HANDS, "__init__", "models"}
+    assert {room(path) for path in modules()} <= placed
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_stay_small(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_vendors_are_imported_where_they_are_used() -> None:
+    """A vendor at the top of a module would make every command pay for it."""
+    offenders = []
+    for path in modules():
+        if room(path) == "models":
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            offenders += [f"{path.name}: {name}" for name in names if name.split(".")[0] in VENDORS]
+    assert not offenders
+
+
+def test_only_the_command_line_prints_or_exits() -> None:
+    offenders = []
+    for path in modules():
+        if room(path) in ("cli", "models"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.exit", "exit"):
+                offenders.append(f"{path.name}:{node.lineno}")
+    assert not offenders
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom imaginet_build.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(sorted(sys.modules))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = set(ast.literal_eval(shown.strip().splitlines()[-1]))
+    assert not loaded & {"torch", "diffusers", "datasets", "pandas", "pyarrow", "numpy", "PIL"}
+    assert "generate" in shown

@@ -1,0 +1,136 @@
+"""The command line: what it says, where it says it, and how it exits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command import run
+from PIL import Image
+
+from imaginet_build import cli
+from imaginet_build.errors import UsageError
+from imaginet_build.records import random_of
+
+
+def folder_of(path: Path, count: int, salt: str) -> Path:
+    path.mkdir(parents=True)
+    for number in range(count):
+        pixels = random_of(f"{salt}{number}", "cli").integers(0, 256, (40, 40, 3), dtype="uint8")
+        Image.fromarray(pixels).resize((160, 160)).save(path / f"{number}.png")
+    return path
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    shown = run("--help", cwd=tmp_path).stdout
+    for command in (
+        "run",
+        "prompts",
+        "generate",
+        "collect",
+        "balance",
+        "audit",
+        "publish",
+        "baseline",
+        "detect",
+        "report",
+        "doctor",
+    ):
+        assert f"  {command} " in shown
+
+
+def test_version(tmp_path: Path) -> None:
+    assert run("--version", cwd=tmp_path).stdout == "imaginet-build 0.1.0\n"
+
+
+def test_a_misspelt_generator_names_the_nearest_one(tmp_path: Path) -> None:
+    said = run("generate", "--generator", "sdlx", cwd=tmp_path, code=2).stderr
+    assert said.startswith("build-imaginet: no generator 'sdlx' in manifests/generators; did you mean 'sdxl'?")
+    assert "build-imaginet generate --list" in said
+
+
+def test_weights_that_are_not_here_are_one_sentence(tmp_path: Path) -> None:
+    said = run("generate", "--generator", "sdxl", "--limit", "4", cwd=tmp_path, code=2).stderr
+    assert "stabilityai/stable-diffusion-xl-base-1.0" in said
+    assert "hf download" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("command", "names"), [("balance", "collect"), ("publish", "balance"), ("baseline", "publish")])
+def test_the_users_calls_in_an_empty_folder_say_what_is_missing(tmp_path: Path, command: str, names: str) -> None:
+    done = run(command, cwd=tmp_path, code=2)
+    assert f"build-imaginet {names}" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_lists_are_what_the_design_promises(tmp_path: Path) -> None:
+    for command in ("generate", "collect"):
+        rows = json.loads(run(command, "--list", "--json", cwd=tmp_path).stdout)
+        assert rows
+        assert all(
+            row.keys() == {"name", "adapter", "family", "bundled", "licence", "revision", "ready", "needs"} for row in rows
+        )
+    assert {"tiny-vae", "sdxl"} <= {row["name"] for row in json.loads(run("generate", "--list", "--json", cwd=tmp_path).stdout)}
+
+
+def test_every_fault_of_a_recipe_is_named_before_anything_starts(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('name = "mine"\n[balanse]\nradius = 6\n[[collect]]\nsource = "foldr"\n[equalize]\nside = [9]\n')
+    said = run("run", recipe, cwd=tmp_path, code=2).stderr
+    assert "balanse" in said
+    assert "did you mean 'balance'?" in said
+    assert "foldr" in said
+    assert "side" in said
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_wrong_path_names_the_nearest(tmp_path: Path) -> None:
+    folder_of(tmp_path / "photos", 1, "a")
+    said = run("audit", "photo", cwd=tmp_path, code=2).stderr
+    assert "photos" in said
+
+
+def test_shards_are_checked() -> None:
+    assert cli._shard("2/8") == (2, 8)
+    for wrong in ("0/2", "3/2", "a/b", "2"):
+        with pytest.raises(UsageError, match="--shard"):
+            cli._shard(wrong)
+
+
+def test_another_recipe_on_the_same_work_folder_is_refused(tmp_path: Path) -> None:
+    images = folder_of(tmp_path / "images" / "real", 3, "r").parent
+    run("collect", "--recipe", "folders", "--set", f"root={images}", "--work", "w", cwd=tmp_path)
+    said = run("collect", "--recipe", "quickstart", "--work", "w", cwd=tmp_path, code=2).stderr
+    assert "begun with another recipe" in said
+    assert "name: " in said
+
+
+def test_audit_of_two_folders(tmp_path: Path) -> None:
+    folder_of(tmp_path / "real", 30, "r")
+    fake = folder_of(tmp_path / "fake", 30, "f")
+    for path in fake.glob("*.png"):
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".jpg"))
+        path.unlink()
+    done = run("audit", "--real", "real", "--fake", "fake", "--json", cwd=tmp_path, code=3)
+    document = json.loads(done.stdout)
+    assert document["gate"]["verdict"] == "refused"
+    assert document["gate"]["value"] == 1.0
+    extension = next(p for p in document["probes"] if p["track"] == "origin" and p["probe"] == "extension")
+    assert extension["balanced_accuracy"] == 1.0
+    assert all(leak["remedy"] for leak in document["leaks"])
+
+
+def test_the_published_list_is_refused(shared: Path, tmp_path: Path) -> None:
+    done = run("audit", shared / "reference" / "imaginet-test-annotations.txt", cwd=tmp_path, code=3)
+    assert "0.7875" in done.stdout
+    assert "0.844" in done.stdout
+    assert "1.0000" in done.stdout
+
+
+def test_doctor_says_what_works(tmp_path: Path) -> None:
+    rows = json.loads(run("doctor", "--json", cwd=tmp_path).stdout)
+    assert all({"name", "ok", "detail", "remedy"} <= row.keys() for row in rows)
+    assert any("python" in row["name"].lower() for row in rows)
