@@ -128,9 +128,9 @@ class Facts:
 
     `width`, `height`: pixels after EXIF orientation. `codec`: jpeg, png, webp, gif, bmp or tiff. `quality`: the IJG quality
     (1-100) whose tables lie nearest, JPEG only. `qtables`: a digest of the quantization tables. `subsampling`: 4:4:4, 4:2:2,
-    4:2:0, 4:4:0, 4:1:1 or grey, JPEG only. `metadata`: which containers are present, sorted, of exif, xmp, icc, iptc, c2pa,
-    text, comment. `pixel_hash`: SHA-256 digest of the scaled strict decode. `phash`, `phash_mirror`, `dhash`: 64-bit
-    perceptual hashes (imagehash's bit order), of the image, of the image flipped left to right, and the gradient hash.
+    4:2:0, 4:4:0, 4:1:1, 4:1:0, grey or other, JPEG only. `metadata`: which containers are present, sorted, of exif, xmp, icc,
+    iptc, c2pa, text, comment. `pixel_hash`: SHA-256 digest of the scaled strict decode. `phash`, `phash_mirror`, `dhash`: 64
+    bits, perceptual hashes (imagehash's bit order), of the image, of the image flipped left to right, and the gradient hash.
     `contrast`: standard deviation of the scaled grey image, 0-127.5; near 0 means blank.
     """
 
@@ -309,4 +309,9 @@ def view_of(row: Mapping[str, object]) -> View:
 
 def table_of(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> pa.Table:
     """Rows as an Arrow table of exactly `schema`; a missing or a null non-nullable value raises `pa.ArrowInvalid`."""
-    return pa.Table.from_pylist([dict(r) for r in rows], schema=schema)
+    table = pa.Table.from_pylist([dict(r) for r in rows], schema=schema)
+    # Arrow itself does not look at `nullable`.
+    empty = [field.name for field in schema if not field.nullable and table[field.name].null_count]
+    if empty:
+        raise pa.ArrowInvalid(f"no value where there must be one: {', '.join(empty)}")
+    return table

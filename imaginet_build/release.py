@@ -1,0 +1,220 @@
+"""A release on disk: its columns, how it is cut into files, and how the whole is proved intact.
+
+One Parquet file is one shard of one split of one view. The schema carries the features as `datasets` describes them, so that
+images and class names load by themselves; `release.json` lists the SHA-256 of every other file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imaginet_build.errors import BuildError, UsageError
+from imaginet_build.records import ORIGINS, SPLITS
+
+VIEWS = ("equalized", "native")
+MANIFEST = "release.json"
+EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp", "gif": "gif", "bmp": "bmp", "tiff": "tif"}
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The class names of a release, in label order; `families` and `generators` begin with `real`."""
+
+    categories: tuple[str, ...]
+    families: tuple[str, ...]
+    generators: tuple[str, ...]
+
+    @classmethod
+    def of(cls, categories: Iterable[str], families: Iterable[str | None], generators: Iterable[str | None]) -> Names:
+        """Sorted names without repeats; None (a real row) becomes the leading `real`. Raises `UsageError` for a model
+        that is itself called `real`."""
+        known = [sorted({n for n in names if n is not None}) for names in (families, generators)]
+        for kind, names in zip(("family", "generator"), known, strict=True):
+            if "real" in names:
+                raise UsageError(f"a {kind} is called 'real', the name kept for real images; rename it in its card or index")
+        return cls(tuple(sorted(set(categories))), ("real", *known[0]), ("real", *known[1]))
+
+
+def features(names: Names) -> dict[str, dict[str, object]]:
+    """The columns of a release as `datasets.Features.to_dict` writes them, in order."""
+
+    def classes(values: Sequence[str]) -> dict[str, object]:
+        return {"names": list(values), "_type": "ClassLabel"}
+
+    def value(dtype: str) -> dict[str, object]:
+        return {"dtype": dtype, "_type": "Value"}
+
+    string = value("string")
+    return {
+        "image": {"_type": "Image"},
+        "label": classes(ORIGINS),
+        "content_type": classes(names.categories),
+        "family": classes(names.families),
+        "generator": classes(names.generators),
+        "id": string,
+        "pair_id": string,
+        "group": string,
+        "source": string,
+        "source_key": string,
+        "licence": string,
+        "prompt": string,
+        "seed": value("int64"),
+        "width": value("int32"),
+        "height": value("int32"),
+        "sha256": string,
+        "source_sha256": string,
+        "phash": string,
+    }
+
+
+def schema(names: Names) -> pa.Schema:
+    """The Arrow schema of a shard; its metadata holds the features, which `datasets` reads."""
+    described = features(names)
+    fields = [pa.field(name, _arrow_type(feature)) for name, feature in described.items()]
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": described}})})
+
+
+def _arrow_type(feature: Mapping[str, object]) -> pa.DataType:
+    match feature["_type"]:
+        case "Image":
+            return pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+        case "ClassLabel":
+            return pa.int64()
+    return {"string": pa.string(), "int64": pa.int64(), "int32": pa.int32()}[str(feature["dtype"])]
+
+
+def features_of(path: Path) -> dict[str, dict[str, Any]]:
+    """The features one shard was written with, read back from its Parquet schema."""
+    metadata = pq.read_schema(path).metadata or {}
+    if b"huggingface" not in metadata:
+        raise BuildError(f"{path} carries no feature names: it was not written by publish; publish it again")
+    return cast(dict[str, dict[str, Any]], json.loads(metadata[b"huggingface"])["info"]["features"])
+
+
+def image_path(name: str, codec: str) -> str:
+    """The file name an image has inside a release: `<id>.<ext>`, the extension by its codec."""
+    return f"{name}.{EXTENSIONS.get(codec, codec)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file of a split in every view: `rows` are the places of its images among all that are published."""
+
+    split: str
+    index: int
+    count: int
+    rows: range
+
+    def path(self, view: str) -> str:
+        """Where it lies, relative to the release."""
+        return f"data/{view}/{self.split}-{self.index:05d}-of-{self.count:05d}.parquet"
+
+
+def layout(splits: Sequence[str], nbytes: Sequence[int], rows_per_file: int, bytes_per_file: int) -> list[Shard]:
+    """The shards of images that lie split after split: `splits` and `nbytes` (as born) give each image's, in order.
+
+    A split gets as few shards of equal row counts as keep each at `rows_per_file` rows or fewer and near `bytes_per_file`
+    bytes on average. The cut depends on these numbers alone, never on parts or workers.
+    """
+    if rows_per_file < 1 or bytes_per_file < 1:
+        raise UsageError(f"rows_per_file ({rows_per_file}) and bytes_per_file ({bytes_per_file}) must be 1 or more")
+    found: list[Shard] = []
+    start = 0
+    for split, members in itertools.groupby(splits):
+        rows = len(list(members))
+        total = sum(nbytes[start : start + rows])
+        count = min(rows, max(-(-rows // rows_per_file), -(-total // bytes_per_file)))
+        edges = [start + i * rows // count for i in range(count + 1)]
+        found += [Shard(split, i, count, range(edges[i], edges[i + 1])) for i in range(count)]
+        start += rows
+    return found
+
+
+def fingerprint(path: Path) -> dict[str, object]:
+    """`{"sha256", "nbytes"}` of one file, read in blocks."""
+    state, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            state.update(block)
+            size += len(block)
+    return {"sha256": state.hexdigest(), "nbytes": size}
+
+
+def listing(folder: Path) -> set[str]:
+    """The paths of a release's files; the manifest itself and what is hidden (a clone's `.git`) left out."""
+    found = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    return {p.as_posix() for p in found if not any(part.startswith(".") for part in p.parts)} - {MANIFEST}
+
+
+def inventory(folder: Path, known: Mapping[str, Mapping[str, object]] | None = None) -> dict[str, dict[str, object]]:
+    """Every file of a release: `{path: {"sha256", "nbytes"}}`, sorted. `known`: the facts of files that need not be read."""
+    return {p: dict((known or {}).get(p) or fingerprint(folder / p)) for p in sorted(listing(folder))}
+
+
+def digest(files: Mapping[str, Mapping[str, object]]) -> str:
+    """The name of a release's data: SHA-256 over the sorted (path, sha256) of `data/**`, free of times and versions."""
+    lines = [f"{path} {files[path]['sha256']}\n" for path in sorted(files) if path.startswith("data/")]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """`release.json` of a release; raises `UsageError` where there is none or it is not readable."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        return cast(dict[str, Any], manifest | {"files": dict(manifest["files"])})
+    except FileNotFoundError:
+        raise UsageError(
+            f"{folder} is not a release (no {MANIFEST}); make one: build-imaginet publish --out {folder}"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is not a release manifest ({error}): delete {folder} and publish again") from error
+
+
+def faults(folder: Path) -> list[str]:
+    """What is wrong with a release on disk, one line per file; empty when every file is there and every hash is right."""
+    manifest = read_manifest(folder)
+    listed: dict[str, Mapping[str, object]] = manifest["files"]
+    found = inventory(folder)
+    wrong = [f"{p}: missing" for p in sorted(listed.keys() - found.keys())]
+    wrong += [f"{p}: not in {MANIFEST}" for p in sorted(found.keys() - listed.keys())]
+    wrong += [
+        f"{p}: its bytes are not those published" for p in sorted(listed.keys() & found.keys()) if dict(listed[p]) != found[p]
+    ]
+    if digest(listed) != manifest.get("digest"):
+        wrong.append(f"{MANIFEST}: the digest does not follow from its files")
+    return wrong
+
+
+def shards(folder: Path, view: str) -> dict[str, list[Path]]:
+    """The shards of one view by split, in order; splits without rows are left out."""
+    found = {split: sorted((folder / "data" / view).glob(f"{split}-*.parquet")) for split in SPLITS}
+    return {split: paths for split, paths in found.items() if paths}
+
+
+def rows(folder: Path, view: str) -> pa.Table:
+    """Every row of one view without its pixels: label columns as their names, and `split`; in shard order."""
+    tables = []
+    for split, paths in shards(folder, view).items():
+        for path in paths:
+            described = features_of(path)
+            table = pq.read_table(path, columns=[c for c in described if c != "image"], memory_map=True)
+            for name in [n for n, f in described.items() if f["_type"] == "ClassLabel"]:
+                named = pa.array(described[name]["names"], pa.string()).take(table[name].combine_chunks())
+                table = table.set_column(table.schema.get_field_index(name), name, named)
+            tables.append(
+                table.append_column("split", pa.array([split] * table.num_rows, pa.string())).replace_schema_metadata()
+            )
+    if not tables:
+        raise BuildError(f"{folder} has no rows in view '{view}'")
+    return pa.concat_tables(tables)
