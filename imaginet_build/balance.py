@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow as pa
 from imaginet_build import dedup, equalize, images, splits, twins
 from imaginet_build.errors import UsageError
 from imaginet_build.recipe import Balance, Equalize
-from imaginet_build.records import ORIGINS, SPLITS, make_id
+from imaginet_build.records import ORIGINS, SPLITS, Split, make_id
 from imaginet_build.store import Store, write_text
 
 log = logging.getLogger(__name__)
@@ -81,21 +81,20 @@ def balance(store: Store, settings: Balance, law: Equalize, seed: int) -> Balanc
     radius = dedup.default_radius(table.num_rows) if settings.radius == "auto" else settings.radius
     found = twins.find(table, radius, _confirm(store, table["id"].to_pylist()))
     rows: list[Row] = table.to_pylist()
-    low = equalize.sides_of(law)[0]
+    sides = _sides(law, rows)
     groups = [rows[first]["id"] for first in found.group]
     for number, row in enumerate(rows):
         row["maker"] = row["generator"] or row["source"] or "unknown"
         row["group"] = groups[number]
-        row["short"] = min(row["width"], row["height"])
-        row["reason"], row["detail"] = _fault(row, number, found, rows, settings, low)
+        row["reason"], row["detail"] = _fault(row, number, found, rows, settings, sides[row["category"]][0])
     usable = [row for row in rows if row["reason"] is None]
     for row, split in zip(usable, _split(usable, settings, seed), strict=True):
         row["split"] = split
     _fill_cells(usable, settings)
-    _draw_views(rows, law)
+    _draw_views(rows, law, sides)
     store.write_plan([_plan_row(row) for row in rows])
     write_text(store.root / "twins.json", json.dumps(_events(rows, found), indent=1) + "\n")
-    result = _summary(rows, found, radius)
+    result = _summary(rows, found, radius, settings)
     write_text(store.root / "balance.json", json.dumps(result.to_json(), indent=1) + "\n")
     return result
 
@@ -136,12 +135,10 @@ def _fault(
     return None, None
 
 
-def _split(usable: Sequence[Row], settings: Balance, seed: int) -> list[str]:
+def _split(usable: Sequence[Row], settings: Balance, seed: int) -> list[Split]:
     strata = ["/".join((row["category"], row["origin"], row["maker"])) for row in usable]
     held = [row["generator"] in settings.hold_out for row in usable]
-    return splits.assign(
-        [row["group"] for row in usable], strata, {name: share for name, share in settings.splits.items()}, seed, held
-    )  # noqa: C416 - widens the key's type
+    return splits.assign([row["group"] for row in usable], strata, settings.splits, seed, held)
 
 
 def _fill_cells(usable: Sequence[Row], settings: Balance) -> None:
@@ -179,18 +176,26 @@ def _choose_synthetic(rows: Sequence[Row], n: int, weights: Mapping[str, float])
     return [row for maker, count in taken.items() for row in by_maker[maker][:count]]
 
 
-def _draw_views(rows: Sequence[Row], settings: Equalize) -> None:
+def _sides(law: Equalize, rows: Sequence[Row]) -> dict[str, tuple[int, int]]:
+    """The smallest and largest side of a crop, by category."""
+    shorts: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        row["short"] = min(row["width"], row["height"])
+        shorts[row["category"]][row["origin"]].append(row["short"])
+    return {category: equalize.sides_of(law, by_origin) for category, by_origin in shorts.items()}
+
+
+def _draw_views(rows: Sequence[Row], law: Equalize, sides: Mapping[str, tuple[int, int]]) -> None:
     kept = [row for row in rows if row["reason"] is None]
     reals = [row for row in kept if row["origin"] == "real"]
-    laws = {category: equalize.fit(settings, category, reals) for category in sorted({row["category"] for row in kept})}
-    cells: dict[tuple[str, str], dict[str, dict[str, int]]] = defaultdict(lambda: {origin: {} for origin in ORIGINS})
+    laws = {category: equalize.fit(law, category, sides[category], reals) for category in {row["category"] for row in kept}}
+    cells: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(lambda: {origin: [] for origin in ORIGINS})
     for row in kept:
-        cells[row["category"], row["split"]][row["origin"]][row["id"]] = row["short"]
-    sides: dict[str, int] = {}
-    for (category, _), cell in sorted(cells.items()):
-        sides |= equalize.match_sides(laws[category], cell["real"], cell["synthetic"])
-    for row in kept:
-        row["view"] = equalize.view(laws[row["category"]], row, sides[row["id"]])
+        cells[row["category"], row["split"]][row["origin"]].append(row)
+    for (category, _), cell in cells.items():
+        looks = equalize.match(laws[category], cell["real"], cell["synthetic"])
+        for row in (*cell["real"], *cell["synthetic"]):
+            row["view"] = equalize.view(laws[category], row, looks[row["id"]])
 
 
 def _plan_row(row: Row) -> Row:
@@ -228,16 +233,9 @@ def _events(rows: Sequence[Row], found: twins.Twins) -> list[Row]:
     return events
 
 
-def _summary(rows: Sequence[Row], found: twins.Twins, radius: int) -> Balanced:
+def _summary(rows: Sequence[Row], found: twins.Twins, radius: int, settings: Balance) -> Balanced:
     kept = [row for row in rows if row["reason"] is None]
-    made: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        made[row["category"], row["origin"], row["maker"]].append(row)
-    cells = tuple(
-        Cell(*key, asked=len(members), kept=sum(row["reason"] is None for row in members), reason=_why(members))
-        for key, members in sorted(made.items())
-    )
-    by_split: dict[str, dict[str, int]] = {split: dict.fromkeys(ORIGINS, 0) for split in SPLITS}
+    by_split: dict[str, dict[str, int]] = {split: dict.fromkeys(map(str, ORIGINS), 0) for split in SPLITS}
     for row in kept:
         by_split[row["split"]][row["origin"]] += 1
     events = Counter(event["kind"] for event in _events(rows, found))
@@ -250,12 +248,43 @@ def _summary(rows: Sequence[Row], found: twins.Twins, radius: int) -> Balanced:
         "twins_removed": reasons["twin"],
         "label_conflicts_removed": reasons["label-conflict"],
     }
-    return Balanced(cells, by_split, duplicates, len(kept), dict(sorted(reasons.items())))
+    return Balanced(tuple(_cells(rows, settings)), by_split, duplicates, len(kept), dict(sorted(reasons.items())))
 
 
-def _why(members: Sequence[Row]) -> str:
-    reasons = Counter(row["reason"] for row in members if row["reason"])
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+def _cells(rows: Sequence[Row], settings: Balance) -> Iterator[Cell]:
+    """Every generator and source beside its share of what is asked of its cell, and why it gives less.
+
+    A cell (category x origin) is asked for `per_cell` images; with `max`, for as many as the richer class of the category has.
+    A synthetic cell is shared among its generators by weight, a real one among its sources by what they hold.
+    """
+    made: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        made[row["category"], row["origin"]][row["maker"]].append(row)
+    usable = {key: sum(_usable(row) for held in makers.values() for row in held) for key, makers in made.items()}
+    for (category, origin), makers in sorted(made.items()):
+        richest = max(usable.get((category, one), 0) for one in ORIGINS)
+        target = richest if settings.per_cell == "max" else settings.per_cell
+        synthetic = origin == "synthetic"
+        shares = {m: settings.generators.get(m, 1.0) if synthetic else sum(map(_usable, held)) for m, held in makers.items()}
+        for maker, held in sorted(makers.items()):
+            asked = round(target * shares[maker] / (sum(shares.values()) or 1))
+            count = sum(row["reason"] is None for row in held)
+            short = min(ORIGINS, key=lambda one: usable.get((category, one), 0))
+            lack = target - usable.get((category, short), 0)
+            yield Cell(category, origin, maker, asked, count, _why(held, asked - count, category, short, lack))
+
+
+def _usable(row: Row) -> bool:
+    return row["reason"] in (None, "surplus")
+
+
+def _why(held: Sequence[Row], missing: int, category: str, short: str, lack: int) -> str:
+    """What became of the images that are not in, and the cheapest thing to add where the cell is not full."""
+    reasons = Counter(row["reason"] for row in held if row["reason"])
+    said = [f"{count} {reason}" for reason, count in sorted(reasons.items())]
+    if missing > 0 and lack > 0:
+        said.append(f"{lack} more {short} images of {category} would fill the cell")
+    return ", ".join(said)
 
 
 def composition(plan: pa.Table) -> Any:

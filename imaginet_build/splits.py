@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from imaginet_build.records import SPLITS, make_id
+from imaginet_build.records import SPLITS, Split, make_id
 
 Rows = np.typing.NDArray[np.int64]
 
 
 def assign(
-    groups: Sequence[str], strata: Sequence[str], shares: Mapping[str, float], seed: int, test_only: Sequence[bool] = ()
-) -> list[str]:
+    groups: Sequence[str], strata: Sequence[str], shares: Mapping[Split, float], seed: int, test_only: Sequence[bool] = ()
+) -> list[Split]:
     """The split of every row. `groups`, `strata`: one name a row; rows of a group go together, and every stratum is divided in
     `shares` as nearly as its groups allow. Groups with a row marked in `test_only` go to the test split.
 
@@ -30,7 +30,7 @@ def assign(
     room = share[:, None] * total[None, :]
     order = sorted(members, key=lambda group: (-len(members[group]), make_id(seed, group)))
     forced = {groups[row] for row, held in enumerate(test_only) if held}
-    result = [""] * len(groups)
+    result: list[Split] = ["train"] * len(groups)
     for group in sorted(order, key=lambda group: group not in forced):
         rows = members[group]
         counts = np.bincount([kinds[strata[row]] for row in rows], minlength=len(kinds))

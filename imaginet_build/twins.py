@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -46,39 +47,47 @@ def find(table: pa.Table, radius: int, confirm: Confirm | None = None) -> Twins:
     picture = dedup.components(n, np.concatenate([_same(_codes(table["group"])), _same(_codes(table["pair_id"]))]))
     hashes = table["phash"].to_numpy().astype(np.uint64)
     mirrors = table["phash_mirror"].to_numpy().astype(np.uint64)
-    near = _Near(hashes, mirrors, pixels, radius, confirm)
+    near = _Near(hashes, mirrors, pixels, picture + n * synthetic, radius, confirm)
 
-    order = _best_first(table, picture, synthetic)
+    def strange(row: int, same_class: bool, k: int) -> bool:
+        return bool(synthetic[k] == synthetic[row]) == same_class and bool(picture[k] != picture[row])
+
     twin_of = np.full(n, -1, dtype=np.int64)
+    conflict = np.full(n, -1, dtype=np.int64)
     edges = [_same(pixels)]
     kept: list[int] = []
-    for row in order:
-        # Of the rows kept so far, only those of another picture can make this one a twin.
-        match = next((k for k in near.of(row) if synthetic[k] == synthetic[row] and picture[k] != picture[row]), None)
+    for row in _best_first(table, picture, synthetic):
+        # Of the rows kept so far, only those of the same class and of another picture can make this one a twin.
+        match = next(near.of(row, partial(strange, row, True)), None)
         if match is None:
             near.add(row)
             kept.append(row)
         else:
             twin_of[row] = match
             edges.append(np.array([[row, match]]))
-    conflict = np.full(n, -1, dtype=np.int64)
     for row in kept:
-        for k in near.of(row):
-            if synthetic[k] != synthetic[row] and picture[k] != picture[row]:
-                conflict[row], conflict[k] = k, row
-                edges.append(np.array([[row, k]]))
+        for k in near.of(row, partial(strange, row, False)):
+            conflict[row], conflict[k] = k, row
+            edges.append(np.array([[row, k]]))
     links = np.concatenate(edges)
     together = np.concatenate([links, _same(picture), _same(_codes(table["prompt"])), _same(near.looks())])
     return Twins(twin_of, conflict, dedup.components(n, links), dedup.components(n, together))
 
 
 class _Near:
-    """Rows by what they look like; answers which of the rows added so far resemble a row."""
+    """Rows by what they look like; answers which of the rows added so far resemble a row.
 
-    def __init__(self, hashes: Hashes, mirrors: Hashes, pixels: Rows, radius: int, confirm: Confirm | None) -> None:
+    Of the rows of one picture and class that share a hash, the first stands for all: a million crops of one sky cost no more
+    than one.
+    """
+
+    def __init__(
+        self, hashes: Hashes, mirrors: Hashes, pixels: Rows, kinds: Rows, radius: int, confirm: Confirm | None
+    ) -> None:
         values, place = np.unique(np.concatenate([hashes, mirrors]), return_inverse=True)
         self.at, self.back = place[: len(hashes)], place[len(hashes) :]
-        self.pixels, self.confirm = pixels, confirm
+        self.hashes, self.mirrors, self.radius = hashes, mirrors, radius
+        self.pixels, self.kinds, self.confirm = pixels, kinds, confirm
         found = [pairs for pairs in hamming.near(values, radius, dedup.MEMORY) if len(pairs)]
         self.pairs = np.concatenate([*found, np.stack([self.at, self.back], axis=1)])
         self.beside: dict[int, list[int]] = defaultdict(list)
@@ -86,30 +95,34 @@ class _Near:
             for a, b in pairs.tolist():
                 self.beside[a].append(b)
                 self.beside[b].append(a)
-        self.upright: dict[int, list[int]] = defaultdict(list)
-        self.mirrored: dict[int, list[int]] = defaultdict(list)
-        self.exact: dict[int, list[int]] = defaultdict(list)
+        self.upright: dict[int, dict[int, int]] = defaultdict(dict)
+        self.mirrored: dict[int, dict[int, int]] = defaultdict(dict)
+        self.exact: dict[int, dict[int, int]] = defaultdict(dict)
 
     def looks(self) -> Rows:
         """A number for each row, equal along any chain of resemblance, confirmed or not: what splits must not part."""
         return dedup.components(int(self.pairs.max()) + 1 if len(self.pairs) else 0, self.pairs)[self.at]
 
     def add(self, row: int) -> None:
-        self.upright[int(self.at[row])].append(row)
-        self.mirrored[int(self.back[row])].append(row)
-        self.exact[int(self.pixels[row])].append(row)
+        kind = int(self.kinds[row])
+        self.upright[int(self.at[row])].setdefault(kind, row)
+        self.mirrored[int(self.back[row])].setdefault(kind, row)
+        self.exact[int(self.pixels[row])].setdefault(kind, row)
 
-    def of(self, row: int) -> Iterator[int]:
-        """The rows added so far that resemble `row`: exact copies first, then by hash, then by mirrored hash."""
-        yield from (k for k in self.exact.get(int(self.pixels[row]), ()) if k != row)
+    def of(self, row: int, eligible: Callable[[int], bool]) -> Iterator[int]:
+        """The eligible rows added so far that resemble `row`: exact copies first, then by hash, then by mirrored hash."""
+        yield from (k for k in self.exact.get(int(self.pixels[row]), {}).values() if eligible(k))
         here = int(self.at[row])
         places = [here, *self.beside.get(here, ())]
         for table, flipped in ((self.upright, False), (self.mirrored, True)):
-            for place in places:
-                for k in table.get(place, ()):
-                    other = k != row and self.pixels[k] != self.pixels[row]
-                    if other and (self.confirm is None or self.confirm(row, k, flipped)):
-                        yield k
+            for k in (k for place in places for k in table.get(place, {}).values() if eligible(k)):
+                if self.pixels[k] == self.pixels[row]:
+                    continue
+                # A true mirror image is one both ways; one way alone is two alike portraits.
+                if flipped and int(self.mirrors[row] ^ self.hashes[k]).bit_count() > self.radius:
+                    continue
+                if self.confirm is None or self.confirm(row, k, flipped):
+                    yield k
 
 
 def _best_first(table: pa.Table, picture: Rows, synthetic: np.typing.NDArray[np.bool_]) -> list[int]:
