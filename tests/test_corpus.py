@@ -1,0 +1,106 @@
+"""The real corpus beside the repository, as dirty as the world: twins, splits, and what can be guessed of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import imagehash
+import numpy as np
+import pandas as pd
+import pytest
+from command import run
+from PIL import Image, ImageOps
+
+from imaginet_build import dedup
+
+
+@pytest.fixture(scope="module")
+def corpus(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with the corpus collected and balanced."""
+    work = tmp_path_factory.mktemp("corpus") / "work"
+    where = ("--recipe", "folders", "--set", f"root={shared / 'data'}", "--work", work)
+    run("collect", *where, cwd=work.parent)
+    (work.parent / "balance.json").write_text(run("balance", *where, "--json", cwd=work.parent).stdout)
+    return work
+
+
+@pytest.fixture(scope="module")
+def facts(corpus: Path) -> pd.DataFrame:
+    parts = [pd.read_parquet(path, columns=["id", "source_key", "phash"]) for path in (corpus / "parts").rglob("*.parquet")]
+    return pd.concat(parts).merge(pd.read_parquet(corpus / "plan.parquet"), on="id").sort_values("id", ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def alike(shared: Path, facts: pd.DataFrame) -> list[set[str]]:
+    """The near-duplicate groups by another road: imagehash over full upright decodes, every pair compared."""
+    hashes = []
+    for key in facts["source_key"]:
+        with Image.open(shared / "data" / key) as image:
+            # Transparency goes on grey, as a viewer would put it on something: on nothing, white drawings are all blank.
+            upright = ImageOps.exif_transpose(image)
+            if "A" in upright.getbands() or "transparency" in upright.info:
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, (128, 128, 128, 255)), upright.convert("RGBA"))
+            hashes.append(int(str(imagehash.phash(upright)), 16))
+    values = np.array(hashes, dtype=np.uint64)
+    pairs = [
+        (i, int(j))
+        for i in range(len(values))
+        for j in np.flatnonzero(np.bitwise_count(values[i] ^ values[i + 1 :]) <= 6) + i + 1
+    ]
+    label = dedup.components(len(values), np.array(pairs))
+    groups = [set(facts["source_key"][label == name]) for name in np.unique(label)]
+    return [group for group in groups if len(group) > 1]
+
+
+def test_every_image_is_here_with_its_bytes(corpus: Path, shared: Path, facts: pd.DataFrame) -> None:
+    index = pd.read_csv(shared / "data" / "index.csv")
+    assert set(facts["source_key"]) == set(index["path"])
+    assert not list((corpus / "rejects").rglob("*.parquet"))
+
+
+def test_the_known_twins_are_found(corpus: Path, facts: pd.DataFrame, alike: list[set[str]]) -> None:
+    assert sorted(map(len, alike)) == [2] * 9 + [8]
+    key = dict(zip(facts["id"], facts["source_key"], strict=True))
+    found = [{key[name] for name in event["ids"]} for event in json.loads((corpus / "twins.json").read_text())]
+    assert sorted(map(sorted, found)) == sorted(map(sorted, alike))
+
+
+def test_of_every_group_one_stays_and_none_straddles_a_split(facts: pd.DataFrame, alike: list[set[str]]) -> None:
+    plan = facts.set_index("source_key")
+    for group in alike:
+        rows = plan.loc[sorted(group)]
+        assert (rows["reason"] == "twin").sum() == len(group) - 1
+        assert rows["split"].nunique() <= 1
+        assert rows["group"].nunique() == 1
+
+
+def test_cells_are_equal_and_sides_alike(facts: pd.DataFrame) -> None:
+    kept = facts[facts["keep"]]
+    assert len(kept) > 1300
+    for _, rows in kept.groupby(["category", "split"]):
+        real, synthetic = rows[rows["origin"] == "real"], rows[rows["origin"] == "synthetic"]
+        outside = ["width", "height", "codec", "quality", "subsampling"]
+        assert Counter(map(tuple, real[outside].to_numpy())) == Counter(map(tuple, synthetic[outside].to_numpy()))
+
+
+def test_the_summary_counts_what_the_plan_holds(corpus: Path, facts: pd.DataFrame) -> None:
+    said = json.loads((corpus.parent / "balance.json").read_text())
+    assert said["duplicates"]["groups"] == 10
+    assert said["duplicates"]["twins_removed"] == 16
+    assert sum(cell["kept"] for cell in said["cells"]) == facts["keep"].sum()
+    assert {split: sum(n.values()) for split, n in said["splits"].items()} == facts["split"].value_counts().to_dict()
+
+
+@pytest.mark.slow
+def test_without_a_pixel_native_can_be_guessed_and_equalized_cannot(corpus: Path) -> None:
+    run("publish", "--work", corpus, cwd=corpus.parent)
+    said = json.loads((corpus / "audit.json").read_text())
+    value = {
+        (p["view"], p["scope"]): p["balanced_accuracy"] for p in said["probes"] if (p["track"], p["probe"]) == ("origin", "all")
+    }
+    assert said["gate"]["verdict"] == "passed"
+    assert value["equalized", "all"] <= 0.55
+    assert value["native", "photos"] > 0.95
+    assert value["native", "all"] > 0.8
