@@ -21,7 +21,7 @@ from imaginet_build.crossfit import Cases, Guess, guess_all, guess_one, relabeli
 from imaginet_build.facts import Map, Target, Unreadable
 from imaginet_build.gate import LIMIT, PERMUTATIONS, Gate, Marker, decide, joint, markers
 from imaginet_build.probes import Probe, matrix, pixel_codes, probes_of, remedy
-from imaginet_build.records import ORIGINS
+from imaginet_build.records import ORIGINS, SPLITS
 from imaginet_build.targets import read, read_pair
 
 if TYPE_CHECKING:
@@ -198,6 +198,8 @@ class _View:
         self.probes = probes_of(table)
         self.pixels = pixel_codes(table)
         self.groups = _codes(table["group"].to_pylist())[0]
+        splits = table["split"].to_pylist()
+        self.parts = np.array([SPLITS.index(name) if name else -1 for name in splits], np.int64)
         self.columns = {t: np.array(table[t].to_pylist(), dtype=object) for t in (*TRACKS, "content_type")}
 
     def scopes(self) -> list[str]:
@@ -230,7 +232,8 @@ class _View:
             words.sort(key=lambda w: -int(np.sum(self.columns[track][rows] == w)))  # ties in a rule go to the commoner class
         labels = np.array([words.index(str(v)) for v in self.columns[track][rows]], np.int64)
         groups = np.unique(self.groups[rows], return_inverse=True)[1].astype(np.int64)
-        return rows, Cases(labels, groups, tuple(words))
+        parts = None if (self.parts < 0)[rows].any() or not rows.any() else np.unique(self.parts[rows], return_inverse=True)[1]
+        return rows, Cases(labels, groups, tuple(words), parts)
 
     def lines(self, track: str, skipped: list[Skipped]) -> Iterator[Row]:
         """Every probe alone, extension with content type, and all together, in every scope of one track."""

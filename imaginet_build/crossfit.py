@@ -7,7 +7,7 @@ differ in two facts cost no more than sixteen. Classes weigh alike whatever thei
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +28,31 @@ _DECIMALS = (
 
 @dataclass(frozen=True)
 class Cases:
-    """The labels to be guessed: `labels` (n,) in [0, len(classes)), `groups` (n,) in [0, number of groups)."""
+    """The labels to be guessed: `labels` (n,) in [0, len(classes)), `groups` (n,) in [0, number of groups).
+
+    `parts`: (n,) the division that the target itself makes (a release's splits), or None.
+    """
 
     labels: Ints
     groups: Ints
     classes: tuple[str, ...]
+    parts: Ints | None = None
 
     def folds(self) -> Ints:
-        """(n,) fold of every row: `fold_groups` with as many folds as the smallest class has groups, at most FOLDS."""
+        """(n,) fold of every row: the target's own parts where each holds every class and no group lies in two, else
+        `fold_groups` with as many folds as the smallest class has groups, at most FOLDS.
+
+        Within a split both classes of our releases hold every look equally often. Folds across splits would part a look from
+        its counterpart, and a guesser would lean away from it: that is no knowledge, but it is not 0.5 either.
+        """
+        if self.parts is not None and self._apart(self.parts):
+            return self.parts
         return fold_groups(self.labels, self.groups, min(FOLDS, int(self.groups_per_class().min())))
+
+    def _apart(self, parts: Ints) -> bool:
+        count = int(parts.max()) + 1
+        full = len(np.unique(parts * len(self.classes) + self.labels)) == count * len(self.classes)
+        return count > 1 and full and len(np.unique(self.groups * count + parts)) == int(self.groups.max()) + 1
 
     def groups_per_class(self) -> Ints:
         """How many groups hold a row of each class, (len(classes),)."""
@@ -236,7 +252,7 @@ Relabeling = tuple[npt.NDArray[np.int8], npt.NDArray[np.int8]]
 def relabelings(cases: Cases, times: int) -> list[Relabeling]:
     """`times` draws of `permuted`, each with the folds its labels lead to; one list serves all probes of a table."""
     drawn = permuted(cases.labels, cases.groups, times) if times else ()
-    return [(y.astype(np.int8), Cases(y, cases.groups, cases.classes).folds().astype(np.int8)) for y in drawn]
+    return [(y.astype(np.int8), replace(cases, labels=y).folds().astype(np.int8)) for y in drawn]
 
 
 def guess_one(cells: Ints, n_cells: int, cases: Cases, fold: Ints, null: Sequence[Relabeling] = ()) -> Guess:

@@ -20,6 +20,7 @@ FACTS = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
         pa.field("view", pa.string()),
+        pa.field("split", pa.string()),
         pa.field("origin", pa.string(), nullable=False),
         pa.field("content_type", pa.string(), nullable=False),
         pa.field("family", pa.string()),
@@ -38,7 +39,8 @@ FACTS = pa.schema(
         pa.field("nbytes", pa.int64()),
     ]
 )
-"""One image of a target. `path` names it for a person; `group` ties what may not be counted as two witnesses."""
+"""One image of a target. `path` names it for a person; `group` ties what may not be counted as two witnesses; `split` is the
+release's own."""
 
 
 @dataclass(frozen=True, slots=True)

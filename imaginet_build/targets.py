@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from imaginet_build.errors import BuildError, MissingExtra, UsageError, suggest
 from imaginet_build.facts import FACTS, Growing, Map, Target, Task, both_classes, inside, walk
 from imaginet_build.lists import LIST_SUFFIXES, read_index, read_list
-from imaginet_build.records import ORIGINS, Refusal
+from imaginet_build.records import ORIGINS, SPLITS, Refusal
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,8 @@ def _work(root: Path) -> Target:
 
     store = Store(root)
     table = store.facts(
-        [name for name in FACTS.names if name not in ("path", "view", "content_type")] + ["category", "source_key", "id"]
+        [name for name in FACTS.names if name not in ("path", "view", "split", "content_type")]
+        + ["category", "source_key", "id"]
     )
     if store.plan_path.is_file():
         plan = store.plan().select(["id", "group", "keep"])
@@ -137,6 +138,7 @@ def _work(root: Path) -> Target:
     columns = {name: table[name] for name in table.column_names if name in FACTS.names}
     columns["path"] = pc.coalesce(table["source_key"], table["id"])
     columns["view"] = pa.array(["native"] * len(table), pa.string())
+    columns["split"] = pa.nulls(len(table), pa.string())
     columns["content_type"] = table["category"]
     facts = pa.table({f.name: pc.cast(columns[f.name], f.type) for f in FACTS})
     return Target(str(root), "work", both_classes(facts, str(root)))
@@ -163,6 +165,7 @@ def _shard(file: pq.ParquetFile, path: Path, view: str | None, growing: Growing,
     wanted = [c for c in ("label", "content_type", "family", "generator", "group", "id") if c in columns]
     labels = _named(file.read(columns=wanted), file.schema_arrow)
     rows = labels.to_pylist()
+    split = found if (found := path.name.partition("-")[0]) in SPLITS else None
     known: list[dict[str, object]] = []
 
     def tasks() -> Iterator[Task]:
@@ -178,7 +181,7 @@ def _shard(file: pq.ParquetFile, path: Path, view: str | None, growing: Growing,
                         place, Refusal("withheld", "the release holds no pixels of it: build-imaginet rebuild fetches them")
                     )
                     continue
-                known.append(_row_of(one, place, view))
+                known.append(_row_of(one, place, view, split))
                 yield held["bytes"]
 
     measured = growing.measured(tasks(), map)
@@ -186,7 +189,7 @@ def _shard(file: pq.ParquetFile, path: Path, view: str | None, growing: Growing,
         growing.add(known[number], answer)
 
 
-def _row_of(one: dict[str, Any], place: str, view: str | None) -> dict[str, object]:
+def _row_of(one: dict[str, Any], place: str, view: str | None, split: str | None) -> dict[str, object]:
     origin = str(one["label"]).lower()
     if origin not in ORIGINS:
         raise UsageError(f"label {origin!r}: an audit knows {' and '.join(ORIGINS)}")
@@ -194,6 +197,7 @@ def _row_of(one: dict[str, Any], place: str, view: str | None) -> dict[str, obje
     return {
         "path": place,
         "view": view,
+        "split": split,
         "origin": origin,
         "content_type": one.get("content_type") or "uncategorized",
         "family": None if real else one.get("family"),

@@ -42,6 +42,7 @@ def facts(view: str | None, rows: int, seed: int, leaks: bool) -> pa.Table:
         "metadata": np.where((synthetic == 0) & leaks & (random.random(rows) < 0.1), "exif", "").tolist(),
         "nbytes": random.integers(9_000, 90_000, rows) * (1 + synthetic),
     }
+    columns["split"] = [None] * len(columns["path"])
     return pa.table({f.name: pa.array(columns[f.name], f.type) for f in FACTS}, schema=FACTS)
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
+from imaginet_build import crossfit
 from imaginet_build.crossfit import (
     Cases,
     Guess,
@@ -139,3 +140,24 @@ def test_the_interval_counts_groups_and_not_rows() -> None:
     crowded = interval(right, cases_of(np.repeat(np.arange(20) % 2, 20), np.repeat(np.arange(20), 20)))
     assert 0.6 < single[0] < 0.7 < single[1] < 0.8
     assert crowded[1] - crowded[0] > 2 * (single[1] - single[0])
+
+
+def test_a_targets_own_parts_are_the_folds_so_that_matched_looks_say_nothing() -> None:
+    """Within each part both classes hold every value equally often: across parts there is nothing to learn, and 0.5 to show."""
+    values = np.repeat(np.arange(300), 2)
+    labels = np.tile([0, 1], 300)
+    parts = np.repeat(np.arange(3), 200)
+    groups = np.arange(600)
+    own = crossfit.Cases(labels, groups, ("real", "synthetic"), parts)
+    assert (own.folds() == parts).all()
+    assert crossfit.guess_one(values, 300, own, own.folds()).balanced_accuracy == 0.5
+    across = crossfit.Cases(labels, groups, ("real", "synthetic"))
+    assert crossfit.guess_one(values, 300, across, across.folds()).balanced_accuracy < 0.3
+
+
+def test_parts_that_cut_a_group_or_lack_a_class_are_not_folds() -> None:
+    labels, groups = np.array([0, 1] * 6), np.arange(12) // 2
+    cut = crossfit.Cases(labels, groups, ("real", "synthetic"), np.arange(12) % 2)
+    assert (cut.folds() == crossfit.Cases(labels, groups, ("real", "synthetic")).folds()).all()
+    lacking = crossfit.Cases(labels, np.arange(12), ("real", "synthetic"), np.array([0, 1] * 6))
+    assert (lacking.folds() == crossfit.Cases(labels, np.arange(12), ("real", "synthetic")).folds()).all()
