@@ -329,13 +329,16 @@ def evaluate(
 def detect(
     paths: Annotated[list[Path], typer.Argument(help="Images, or folders of them.")],
     checkpoint: CheckpointOption = None,
+    work: WorkOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """How likely each image is synthetic, and which generator it looks like. Works without torch."""
-    from imaginet_build import summaries
-    from imaginet_build.detect import detect as look
+    """How likely each image is synthetic, and which generator it looks like. Works without torch.
 
-    verdicts = look(paths, checkpoint)
+    Looks with --checkpoint, else with the one trained in --work, else with the small detector that ships.
+    """
+    from imaginet_build import stages, summaries
+
+    verdicts = stages.detect(paths, checkpoint, work)
     _print(verdicts, summaries.verdicts_text(verdicts), as_json)
     raise typer.Exit(int(any("error" in verdict for verdict in verdicts)))
 

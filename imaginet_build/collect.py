@@ -6,7 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from imaginet_build import catalog, engine, images
@@ -14,7 +14,7 @@ from imaginet_build.collectors import Collector
 from imaginet_build.errors import BadImage, UsageError
 from imaginet_build.recipe import Collect
 from imaginet_build.records import Found, Record, Refusal, Want, make_id
-from imaginet_build.store import Store
+from imaginet_build.store import Store, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ STAGE = "collect"
 SEGMENT_IMAGES = 64
 SEGMENT_BYTES = 64 * 2**20
 
-BY_RULE = frozenset({"animated", "listed-twice", "too-small", "blank", "unsupported-format"})
+BY_RULE = frozenset({"animated", "linked-folder", "listed-twice", "too-small", "blank", "unsupported"})
 """Reasons that are decisions, not failures: they leave the exit code at 0."""
 
 
@@ -65,9 +65,9 @@ def collect(
     """Bring everything `wants` asks for into the work folder, going on where an earlier call stopped.
 
     The set of images depends on the recipe and its seed alone: a quota takes the first that can be read in the source's seeded
-    order, whatever was interrupted. Raises `UsageError` for a source that is not there.
+    order, whatever was interrupted. Raises `UsageError` for a source that is not there, `StoreError` for a full disk.
     """
-    made = [(want, *_build(want, trust)) for want in wants]
+    made = _told_apart([(want, *_build(want, trust)) for want in wants])
     new = 0
     for want, terms, collector in made:
         new += _collect_one(store, want, terms, collector, seed, pool, progress)
@@ -94,36 +94,62 @@ def _build(want: Collect, trust: bool) -> tuple[_Terms, Collector]:
     return terms, collector
 
 
+Made = tuple[Collect, _Terms, Collector]
+
+
+def _told_apart(made: list[Made]) -> list[Made]:
+    """Entries that differ only in where their folder lies would name equal paths alike: all but the first are numbered."""
+    places: dict[tuple[str, str], list[Path]] = {}
+    apart = []
+    for want, terms, collector in made:
+        known = places.setdefault((terms.source, terms.scope), [])
+        place = Path(str(want.options.get("root", ""))).resolve()
+        if place not in known:
+            known.append(place)
+        number = known.index(place)
+        apart.append((want, replace(terms, scope=f"{terms.scope}#{number}") if number else terms, collector))
+    return apart
+
+
 def _collect_one(
     store: Store, want: Collect, terms: _Terms, collector: Collector, seed: int, pool: engine.Pool, progress: engine.Progress
 ) -> int:
     """One entry of the recipe; how many images are new."""
     rejected = {r["id"]: r["source_key"] for r in store.rejects().to_pylist() if r["stage"] == STAGE}
-    kept = {r["id"]: r["source_key"] for r in store.facts(["id", "source_key"]).to_pylist()}
-    here = {key for name, key in kept.items() if key is not None and terms.id_of(key) == name}
+    kept = [(r["id"], r["source_key"], r["category"]) for r in store.facts(["id", "source_key", "category"]).to_pylist()]
+    here = {key: category for name, key, category in kept if key is not None and terms.id_of(key) == name}
     refused = {key for name, key in rejected.items() if key is not None and terms.id_of(key) == name}
-    source = iter(collector.find(Want(terms.source, want.category, seed, frozenset(here | refused))))
+    source = iter(collector.find(Want(terms.source, want.category, seed, frozenset(here.keys() | refused))))
     arrive = _Arrive(store.root, terms)
-    held = len(here)
+    held = before = sum(want.category in (None, category) for category in here.values())
     failed = 0
     while want.count is None or held < want.count:
         missing = None if want.count is None else want.count - held
-        before = held
+        answered = held + failed
         segments = _segments(_first(source, missing))
         for outcome in engine.run(arrive.worker, segments, pool):
-            if outcome.error is not None or outcome.value is None:
-                # The files of a segment that ends its process are tried one by one; the guilty one becomes a reject.
-                for alone in engine.run(arrive.worker, [[found] for found in outcome.task], pool):
-                    good, bad = alone.value or arrive.give_up(alone.task, alone.error or "no answer")
-                    held, failed = held + good, failed + bad
-            else:
-                held, failed = held + outcome.value[0], failed + outcome.value[1]
-            progress(held, failed, want.count)
-        if missing is None or held == before:
+            for arrived in [outcome.value] if outcome.value else _one_by_one(outcome.task, arrive, store, pool):
+                if arrived.stopped is not None:
+                    raise StoreError(arrived.stopped)
+                held, failed = held + arrived.kept, failed + arrived.refused
+                progress(held, failed, want.count)
+        if missing is None or held + failed == answered:
             break
     if want.count is not None and held < want.count:
         log.warning("%s: asked for %d, the source has %d that can be used", terms.source, want.count, held)
-    return held - len(here)
+    return held - before
+
+
+def _one_by_one(segment: list[Found | Refusal], arrive: _Arrive, store: Store, pool: engine.Pool) -> Iterator[_Arrived]:
+    """A segment that its worker could not finish, image by image; the guilty one becomes a reject."""
+    # The worker may have died when its part was already in place.
+    done = store.ids(STAGE) & {arrive.terms.id_of(item.source_key) for item in segment}
+    refused = done & set(store.rejects()["id"].to_pylist())
+    yield _Arrived(len(done - refused), len(refused))
+    rest = [[item] for item in segment if arrive.terms.id_of(item.source_key) not in done]
+    for alone in engine.run(arrive.worker, rest, pool):
+        reason = "killed-the-worker" if alone.fatal else "failed"
+        yield alone.value or arrive.give_up(alone.task, reason, alone.error or "no answer")
 
 
 def _first(source: Iterator[Found | Refusal], count: int | None) -> Iterator[Found | Refusal]:
@@ -151,20 +177,35 @@ def _segments(source: Iterable[Found | Refusal]) -> Iterator[list[Found | Refusa
 
 
 @dataclass(frozen=True, slots=True)
+class _Arrived:
+    """A segment that was written. `stopped`: nothing was, since the work folder cannot be written."""
+
+    kept: int = 0
+    refused: int = 0
+    stopped: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Arrive:
     """A worker that measures a segment of images and leaves it as a part."""
 
     root: Path
     terms: _Terms
 
-    def worker(self) -> Callable[[list[Found | Refusal]], tuple[int, int]]:
-        return self._write
+    def worker(self) -> Callable[[list[Found | Refusal]], _Arrived]:
+        return self._arrive
 
-    def give_up(self, segment: list[Found | Refusal], error: str) -> tuple[int, int]:
+    def give_up(self, segment: list[Found | Refusal], reason: str, error: str) -> _Arrived:
         """Record a segment whose worker could not live through it."""
-        return self._write([Refusal("killed-the-worker", error, item.source_key) for item in segment])
+        return self._write([Refusal(reason, error, item.source_key) for item in segment])
 
-    def _write(self, segment: list[Found | Refusal]) -> tuple[int, int]:
+    def _arrive(self, segment: list[Found | Refusal]) -> _Arrived:
+        try:
+            return self._write(segment)
+        except StoreError as error:
+            return _Arrived(stopped=str(error))
+
+    def _write(self, segment: list[Found | Refusal]) -> _Arrived:
         store = Store(self.root)
         rows, data, rejects = [], [], []
         for item in segment:
@@ -179,7 +220,7 @@ class _Arrive:
             store.write_rejects(STAGE, name, rejects)
         if rows:
             store.write_part(STAGE, name, rows, data)
-        return len(rows), len(rejects)
+        return _Arrived(len(rows), len(rejects))
 
     def _record(self, found: Found) -> Record | Refusal:
         """The image with its facts, or why it cannot be one."""
@@ -210,7 +251,7 @@ class _Arrive:
             params="{}",
             pair_id=None if synthetic else name,
             group=name if found.group is None else make_id("group", terms.source, found.group),
-            extension=PurePosixPath(found.source_key.partition("#")[0]).suffix.lower().lstrip("."),
+            extension=PurePosixPath(found.source_key).suffix.lower().lstrip("."),
             facts=facts,
         )
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -32,7 +33,8 @@ log = logging.getLogger(__name__)
 class Progress(Protocol):
     """Called now and then with how many images are done and failed, and how many there will be (None: not known)."""
 
-    def __call__(self, done: int, failed: int, total: int | None) -> None: ...
+    def __call__(self, done: int, failed: int, total: int | None) -> None:
+        """Say so."""
 
 
 def silent(done: int, failed: int, total: int | None) -> None:
@@ -40,6 +42,9 @@ def silent(done: int, failed: int, total: int | None) -> None:
 
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+GRACE = 5.0
+"""Seconds that a process which should end is given before it is killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,7 @@ class _Seat(Generic[T]):
     pipe: Connection
     job: _Job[T] | None = None
     since: float = 0.0
+    up: bool = False
 
 
 @dataclass(slots=True)
@@ -187,7 +193,7 @@ class _Crew(Generic[T, R]):
             if seat.job is not None:
                 seat.process.terminate()
         for seat in self.seats:
-            seat.process.join(5)
+            seat.process.join(GRACE)
             if seat.process.is_alive():
                 seat.process.kill()
                 seat.process.join()
@@ -203,14 +209,29 @@ class _Crew(Generic[T, R]):
 
     def _heard(self, seat: _Seat[T], task: T, ready: bool) -> Outcome[T, R] | None:
         """What a busy worker has to say now, or None while it works on."""
-        if ready:
-            with suppress(EOFError, ConnectionResetError):
-                if seat.pipe.poll():
+        # `ready` was true when it was asked for; the caller may have taken its time since.
+        if ready or seat.pipe.poll():
+            # OSError: killed in the middle of an answer.
+            with suppress(EOFError, OSError):
+                while seat.pipe.poll():
                     value, error = seat.pipe.recv()
-                    return Outcome(task, value, error)
-            seat.process.join(5)
+                    if seat.up:
+                        return Outcome(task, value, error)
+                    seat.up = True
+                if seat.process.is_alive():
+                    return None
+            seat.process.join(GRACE)
             code = seat.process.exitcode
+            if code is None:
+                seat.process.kill()
+                seat.process.join()
             how = f"signal {-code} ({signal.Signals(-code).name})" if code is not None and code < 0 else f"exit code {code}"
+            if not seat.up:
+                # No task is to blame, so none may be given up for it.
+                raise BuildError(
+                    f"a worker process ended before it began ({how}); what it said stands above. A script that uses this "
+                    "package is a file, and its work stands below: if __name__ == '__main__':"
+                )
             return Outcome(task, None, f"the worker process died ({how})", fatal=True)
         if time.monotonic() - seat.since > self.pool.timeout:
             seat.process.kill()
@@ -222,39 +243,59 @@ class _Crew(Generic[T, R]):
 def _start(factory: Callable[[], Worker[T, R]], pool: Pool) -> _Seat[T]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, pool.threads_per_worker), daemon=True)
-    process.start()
+    process = context.Process(target=_work, args=(theirs,), daemon=True)
+    # A spawned process imports its parent's main module before it runs a line of ours, and that may import anything: the
+    # number of threads must be in the environment it is born with.
+    with _environment(dict.fromkeys(THREAD_VARIABLES, str(pool.threads_per_worker))):
+        process.start()
     theirs.close()
     try:
         ours.send(factory)
     except (BrokenPipeError, ConnectionResetError):
-        log.warning("a worker process ended before it began")
+        log.debug("a worker process ended before it began")
     return _Seat(process, ours)
 
 
-def _work(pipe: Connection, threads: int) -> None:
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for the processes that are started in the body."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _work(pipe: Connection) -> None:
     """The life of a worker process."""
     # Ctrl-C reaches the whole process group; only the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     worker: Worker[object, object] | None = None
     try:
-        factory = pipe.recv()
+        pipe.send((None, None))
+        factory = pipe.recv_bytes()
         while True:
-            task = pipe.recv()
+            task = pipe.recv_bytes()
             try:
-                worker = worker or factory()
-                answer: tuple[object, str | None] = (worker(task), None)
+                # Unpickled here, where what cannot be imported is said as any other error of the task.
+                worker = worker or pickle.loads(factory)()  # noqa: S301
+                pipe.send((worker(pickle.loads(task)), None))  # noqa: S301
             except BuildError as error:
-                answer = (None, str(error))
+                pipe.send((None, str(error)))
+            except (BrokenPipeError, ConnectionResetError):
+                raise
             except Exception as error:
                 # The boundary of the process: a bug in an adapter must end in a reject that names it, not in a dead run.
                 place = traceback.extract_tb(error.__traceback__)[-1]
-                answer = (None, f"{type(error).__name__}: {error} ({place.filename.rsplit('/', 1)[-1]}:{place.lineno})")
-            pipe.send(answer)
+                pipe.send((None, f"{type(error).__name__}: {error} ({place.filename.rsplit('/', 1)[-1]}:{place.lineno})"))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 

@@ -26,6 +26,10 @@ class MissingExtra(UsageError):
 
     def __init__(self, who: str, package: str, extra: str) -> None:
         super().__init__(f"{who} needs {package}: pip install 'imaginet-build[{extra}]'")
+        self.who, self.package, self.extra = who, package, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str, str]]:
+        return (type(self), (self.who, self.package, self.extra))
 
 
 class GateRefused(BuildError):

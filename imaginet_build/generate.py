@@ -15,7 +15,7 @@ from imaginet_build.errors import BadImage, BuildError, UsageError
 from imaginet_build.orders import Batch, manifest, still_wanted
 from imaginet_build.recipe import Generate
 from imaginet_build.records import Order, Record, Refusal
-from imaginet_build.store import Store
+from imaginet_build.store import Store, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +52,12 @@ def generate(
     """Draw every ordered image that is not here yet.
 
     `limit`: at most so many images now. `shard`: `(i, n)`, the i-th of n equal shares (from 1), for several processes or
-    machines over one work folder. Raises `UsageError` when a card cannot be used here: a missing extra, weights, or key.
+    machines over one work folder. Raises `UsageError` when a card cannot be used here (a missing extra, weights, or key), and
+    `StoreError` for a full disk.
     """
     lock = store.root / "cards.lock"
     revisions = {name: catalog.resolve(catalog.card("generators", name), lock) for name in {e.generator for e in entries}}
-    batches = manifest(entries, seed, store, revisions)
+    batches = manifest(entries, seed, store, revisions, trust)
     wanted = list(still_wanted(batches, store.ids(STAGE), shard, limit))
     total = sum(len(batch.keep) for batch in wanted)
     new = refused = 0
@@ -72,9 +73,13 @@ def generate(
             done = outcome.value or draw.give_up(batch, outcome.error or "no answer")
             if done.unusable is not None:
                 raise UsageError(done.unusable)
+            if done.stopped is not None:
+                raise StoreError(done.stopped)
             new, refused = new + done.drawn, refused + done.refused
             progress(new, refused, total)
-        wanted = smaller
+        # A worker may have died when its part was already in place.
+        here = store.ids(STAGE) if smaller else set()
+        wanted = [replace(half, keep=half.keep - here) for half in smaller if half.keep - here]
     counts = Counter(r["reason"] for r in store.rejects().to_pylist() if r["stage"] == STAGE)
     failed = sum(count for reason, count in counts.items() if reason not in BY_RULE)
     held = sum(len(store.names(path)) for path in store.parts(STAGE))
@@ -83,11 +88,13 @@ def generate(
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """A batch that was written. `unusable`: nothing was, since the card cannot be used on this machine."""
+    """A batch that was written. Nothing was where the card cannot be used here (`unusable`), or where the work folder cannot be
+    read or written (`stopped`)."""
 
     drawn: int = 0
     refused: int = 0
     unusable: str | None = None
+    stopped: str | None = None
 
 
 @dataclass(slots=True)
@@ -103,16 +110,22 @@ class _Draw:
 
     def give_up(self, batch: Batch, error: str) -> _Done:
         """Record orders that no worker could live through."""
+        batch = replace(batch, keep=batch.keep - Store(self.root).ids(STAGE))
         reason = "killed-the-worker" if "process died" in error or "no answer" in error else "failed"
         return self._write(batch, {order.id: Refusal(reason, error) for order in batch.orders}, {})
 
     def draw(self, batch: Batch) -> _Done:
         """Draw one whole batch and write what is wanted of it."""
-        store = Store(self.root)
         try:
-            adapter = self._adapter(batch)
+            return self._draw(batch)
         except UsageError as error:
             return _Done(unusable=str(error))
+        except StoreError as error:
+            return _Done(stopped=str(error))
+
+    def _draw(self, batch: Batch) -> _Done:
+        store = Store(self.root)
+        adapter = self._adapter(batch)
         data = dict(store.images(o.source.id for o in batch.orders if o.source))
         orders = [replace(o, source=replace(o.source, data=data[o.source.id])) if o.source else o for o in batch.orders]
         answers: dict[str, object] = {}

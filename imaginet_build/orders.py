@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from imaginet_build import catalog, prompts
+from imaginet_build import catalog, prompt_rules, prompts
 from imaginet_build.errors import UsageError
 from imaginet_build.recipe import Generate
 from imaginet_build.records import Order, Prompt, SourceImage, make_id, seed_of
@@ -49,14 +50,17 @@ class Batch:
         return [half for half in halves if half.keep]
 
 
-def manifest(entries: Sequence[Generate], seed: int, store: Store, revisions: Mapping[str, str | None]) -> Iterator[Batch]:
+def manifest(
+    entries: Sequence[Generate], seed: int, store: Store, revisions: Mapping[str, str | None], trust: bool = False
+) -> Iterator[Batch]:
     """Every batch that `entries` ask for, in the recipe's order. Nothing here depends on what has been drawn before.
 
     Aligned generators take the real images of their category that `store` holds, so `collect` comes first; `UsageError` says
     so.
     """
+    asked: dict[str, set[int]] = {}
     for entry in entries:
-        orders = list(_orders(entry, seed, store, revisions.get(entry.generator)))
+        orders = list(_orders(entry, seed, store, revisions.get(entry.generator), trust, asked))
         for start in range(0, len(orders), entry.batch):
             batch = tuple(orders[start : start + entry.batch])
             yield Batch(
@@ -79,9 +83,11 @@ def still_wanted(batches: Iterator[Batch], done: Collection[str], shard: tuple[i
             return
 
 
-def _orders(entry: Generate, seed: int, store: Store, revision: str | None) -> Iterator[Order]:
+def _orders(
+    entry: Generate, seed: int, store: Store, revision: str | None, trust: bool, asked: dict[str, set[int]]
+) -> Iterator[Order]:
     card = catalog.card("generators", entry.generator)
-    needs = needed(card, entry.options)
+    needs = needed(card, trust)
     sources = list(_sources(entry, seed, store)) if needs == "source" else []
     texts = _texts(entry, card, seed) if needs == "prompt" else []
     count = min(entry.count, len(sources)) if needs == "source" else entry.count
@@ -98,24 +104,29 @@ def _orders(entry: Generate, seed: int, store: Store, revision: str | None) -> I
         height = source.height if source else entry.height or _side(options, "height")
         if width is None or height is None:
             raise UsageError(f"{card.name}: neither its card nor the recipe says how large an image is: give width and height")
-        yield _order(made, card.name, entry.category, number, seed, prompt, source, width, height)
+        yield _order(made, card.name, entry.category, seed, prompt, source, width, height, asked)
 
 
 def _order(
     made: str,
     generator: str,
     category: str,
-    number: int,
     seed: int,
     prompt: Prompt | None,
     source: SourceImage | None,
     width: int,
     height: int,
+    asked: dict[str, set[int]],
 ) -> Order:
-    """One order, its seed and id made from everything that was ordered."""
+    """One order, its seed and id made from everything that was ordered. `asked`: the seeds of equal orders before it."""
     what = [made, category, prompt.id if prompt else None, source.sha256 if source else None, width, height]
-    # Equal prompts or none at all still give different images: the number in the manifest is part of the seed.
-    image_seed = seed_of(make_id(what, number, seed), "image") % 2**32
+    # Equal prompts or none at all still give different images: how often the same was asked before is part of the seed. (Its
+    # place in the manifest is not: another image collected or another prompt listed must not rename what is drawn.)
+    before = asked.setdefault(make_id(what), set())
+    image_seed = seed_of(make_id(what, len(before), seed), "image") % 2**32
+    while image_seed in before:  # among 100,000 images of one kind, two of 2**32 seeds meet
+        image_seed = (image_seed + 1) % 2**32
+    before.add(image_seed)
     return Order(make_id("order", what, image_seed), generator, category, image_seed, width, height, prompt, source)
 
 
@@ -123,7 +134,11 @@ def _texts(entry: Generate, card: catalog.Card, seed: int) -> list[Prompt]:
     """A list as it stands, or a set of templates expanded."""
     where = entry.prompts or entry.category
     if where not in catalog.files("prompts") and Path(where).suffix != ".toml":
-        return prompts.read(where, entry.category)[: entry.count]
+        screened = prompt_rules.screen(prompts.read(where, entry.category))
+        if screened.refused:
+            reasons = Counter(refusal.reason for _, refusal in screened.refused)
+            log.warning("%s: left out %s", where, ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items())))
+        return screened.kept[: entry.count]
     return prompts.expand(where, entry.count, seed, card.family)
 
 
@@ -143,9 +158,9 @@ def _sources(entry: Generate, seed: int, store: Store) -> Iterator[SourceImage]:
         yield SourceImage(row["id"], row["sha256"], row["width"], row["height"], row["group"])
 
 
-def needed(card: catalog.Card, options: Mapping[str, Any]) -> str:
+def needed(card: catalog.Card, trust: bool = False) -> str:
     """What an order to this card must carry: `prompt`, `source` or `none`. Known without loading a weight."""
-    return str({**card.options, **options}.get("needs") or getattr(catalog.adapter(card, trust=True), "needs", "prompt"))
+    return str(getattr(catalog.adapter(card, trust=trust), "needs", "prompt"))
 
 
 def _side(options: Mapping[str, Any], key: str) -> int | None:

@@ -142,9 +142,7 @@ class Baseline(_Settings):
 
     detector: Name = "small"
     steps: Count | None = Field(default=None, description="training steps; the preset's own without it")
-    epochs: Count | None = Field(default=None, description="instead of steps")
     seeds: Count = 1
-    track: Literal["origin", "generator", "both"] = "both"
     options: Options = Field(default_factory=dict)
 
 

@@ -214,6 +214,18 @@ def baseline(session: Session, detector: str | None = None) -> dict[str, Any]:
     return evaluate(session, name)
 
 
+def detect(paths: Sequence[Path], checkpoint: Path | None, work: Path | None) -> list[dict[str, Any]]:
+    """Look at images with a checkpoint, with the one trained in a work folder, or with the detector that ships."""
+    from imaginet_build.detect import detect as look
+
+    if checkpoint is None and work is not None:
+        trained = sorted((work / "baseline").glob("*/seed-*/model.safetensors"))
+        if not trained:
+            raise UsageError(f"nothing is trained in {work}: build-imaginet baseline train --work {work}, or leave --work out")
+        checkpoint = trained[0].parent
+    return look(paths, checkpoint)
+
+
 def doctor(work: Path | None, online: bool) -> list[dict[str, Any]]:
     """What works here."""
     from imaginet_build.doctor import checks

@@ -16,8 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from imaginet_build.errors import BuildError
+from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.records import FACT_SCHEMA, PLAN_SCHEMA, REJECT_SCHEMA, SCHEMA, table_of
+
+
+class StoreError(BuildError):
+    """The work folder cannot be written or read: the disk, not an image, is at fault, so no image may be refused for it."""
+
 
 ROWS_PER_GROUP = 32
 """Small row groups: one image can be read back without its thousand neighbours."""
@@ -30,9 +35,9 @@ def written(path: Path, *, replace: bool = False) -> Iterator[Path]:
     With `replace` the new file takes the place of an old one. Without it the first writer wins and a later one's file is
     thrown away in silence, which is right because both hold the same rows.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         descriptor = os.open(temporary, os.O_RDWR)
         try:
@@ -50,11 +55,11 @@ def written(path: Path, *, replace: bool = False) -> Iterator[Path]:
         finally:
             os.close(directory)
     except OSError as error:
-        raise BuildError(
-            f"cannot write {path}: {error.strerror or error}. What was finished is kept; run again to go on"
-        ) from error
+        why = os.strerror(error.errno) if error.errno else error
+        raise StoreError(f"cannot write {path}: {why}. What was finished is kept; run again to go on") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -85,6 +90,7 @@ class Store:
                 compression={name: "none" if name == "image" else "zstd" for name in SCHEMA.names},
                 use_dictionary=[name for name in SCHEMA.names if name != "image"],
                 write_statistics=False,
+                write_page_checksum=True,
             )
         return path
 
@@ -100,7 +106,7 @@ class Store:
         return sorted((self.root / "parts").glob(f"{stage or '*'}/[!.]*.parquet"))
 
     def facts(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows of all parts without their pixels, sorted by id. Raises `BuildError` where two parts hold one id."""
+        """All rows of all parts without their pixels, sorted by id. Raises `StoreError` where two parts hold one id."""
         names = list(dict.fromkeys(["id", *(columns or FACT_SCHEMA.names)]))
         schema = pa.schema([FACT_SCHEMA.field(name) for name in names])
         tables = [_read(path, names).cast(schema) for path in self.parts()]
@@ -108,7 +114,7 @@ class Store:
         if pc.count_distinct(table["id"]).as_py() != table.num_rows:
             counts = pc.value_counts(table["id"]).to_pylist()
             twice = min(count["values"] for count in counts if count["counts"] > 1)
-            raise BuildError(f"id {twice} stands in two parts of {self.root}/parts: delete the part that was copied there")
+            raise StoreError(f"id {twice} stands in two parts of {self.root}/parts: delete the part that was copied there")
         return table
 
     def ids(self, stage: str | None = None) -> set[str]:
@@ -130,7 +136,7 @@ class Store:
         return table_of([rows[key] for key in sorted(rows)], REJECT_SCHEMA)
 
     def images(self, ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """The bytes of each id, in the order asked for, holding one row group at a time. Raises `BuildError` for an unknown id.
+        """The bytes of each id, in the order asked for, holding one row group at a time. Raises `StoreError` for an unknown id.
 
         Ids that lie together in a part are cheap to ask for together.
         """
@@ -139,7 +145,7 @@ class Store:
         column: pa.ChunkedArray | None = None
         for name in ids:
             if name not in self._index:
-                raise BuildError(
+                raise StoreError(
                     f"no part of {self.root}/parts holds image {name}: a part has vanished; run collect and generate again"
                 )
             path, group, row = self._index[name]
@@ -157,7 +163,7 @@ class Store:
     def plan(self) -> pa.Table:
         """The balancer's decisions (`PLAN_SCHEMA`), sorted by id."""
         if not self.plan_path.is_file():
-            raise BuildError(f"no plan in {self.root}: run build-imaginet balance first")
+            raise UsageError(f"no plan in {self.root}: run build-imaginet balance first")
         return _read(self.plan_path, PLAN_SCHEMA.names)
 
     def write_plan(self, rows: Sequence[Mapping[str, object]]) -> None:
@@ -182,12 +188,14 @@ class Store:
 @contextmanager
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
-        raise BuildError(f"{path} cannot be read ({error}): delete it and run the same command again") from error
+        raise StoreError(f"{path} cannot be read ({error}): delete it and run the same command again") from error
 
 
 def _read(path: Path, columns: Sequence[str]) -> pa.Table:
     with _opened(path) as file:
+        if absent := set(columns) - set(file.schema_arrow.names):
+            raise pa.ArrowInvalid(f"it has no column {', '.join(sorted(absent))}")
         return file.read(columns=list(columns))

@@ -33,9 +33,9 @@ class Folder:
     """A folder of images.
 
     With an index (a CSV with the columns path, origin, content_type, source, generator, licence; others are ignored, but
-    `sha256` is checked where present, and `group` and `prompt` are kept) only listed files are taken. Without one, folders named
-    real, synthetic or fake give the origin, folders named like a category the category, and the next folder below the
-    source or generator. `origin`, `category` and `licence` answer what neither says.
+    `sha256` is checked where present, and `group` and `prompt` are kept) only listed files are taken. Without one, folders
+    named real, synthetic or fake give the origin, folders named like a category the category, and the next folder below the
+    source or generator. `origin` and `category` answer before folder names do.
     """
 
     def __init__(
@@ -71,18 +71,31 @@ class Folder:
             elif want.category is None or found.category == want.category:
                 yield self._read(found)
 
-    def _lying_there(self) -> Iterator[Found]:
+    def _lying_there(self) -> Iterator[Found | Refusal]:
         """The files by their places; `data` is filled in when one is read."""
         others: Counter[str] = Counter()
-        for folder, subfolders, names in os.walk(self.root):
+        closed: list[OSError] = []
+        for folder, subfolders, names in os.walk(self.root, onerror=closed.append):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            for name in subfolders:
+                if (Path(folder) / name).is_symlink():
+                    key = _printable((Path(folder) / name).relative_to(self.root).as_posix())
+                    yield Refusal("linked-folder", f"{key} is a link: give the folder it leads to as a source of its own", key)
             for name in sorted(names):
-                key = (Path(folder) / name).relative_to(self.root).as_posix()
+                place = (Path(folder) / name).relative_to(self.root).as_posix()
+                key = _printable(place)
                 extension = key.rpartition(".")[2].lower()
-                if extension in EXTENSIONS and not name.startswith("."):
-                    yield self._by_place(key)
-                elif not name.startswith("."):
+                if name.startswith("."):
+                    continue
+                if extension not in EXTENSIONS:
                     others[extension] += 1
+                elif key != place:
+                    yield Refusal("name-not-utf8", f"{key}: rename it, its name is not UTF-8", key)
+                else:
+                    yield self._by_place(key)
+        for error in closed:
+            key = _printable(os.path.relpath(error.filename, self.root))
+            yield Refusal("unreadable", f"{key}: {error.strerror}", key)
         if others:
             kinds = ", ".join(f"{count} .{kind}" for kind, count in sorted(others.items()))
             log.info("%s: passed over files that are not images by name: %s", self.root, kinds)
@@ -116,7 +129,16 @@ class Folder:
                 raise UsageError(
                     f"{self.index}: no column {', '.join(sorted(missing))}; it has {', '.join(rows.fieldnames or ())}"
                 )
-            for number, row in enumerate(rows, start=2):
+            while True:
+                try:
+                    row = next(rows)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    number = rows.reader.line_num
+                    yield Refusal("broken-row", f"line {number}: {error}", f"{self.index.name}#{number}")
+                    continue
+                number = rows.reader.line_num
                 key = row.get("path") or ""
                 if key in seen or not key:
                     reason = "listed-twice" if key else "no-path"
@@ -167,3 +189,8 @@ class Folder:
         if found.sha256 and hashlib.sha256(data).hexdigest() != found.sha256.lower():
             return Refusal("checksum", f"{key} is not the file that {self.index.name} describes", key)
         return replace(found, data=data)
+
+
+def _printable(place: str) -> str:
+    """A file's place in letters that can be written down: itself, where its name is UTF-8."""
+    return os.fsencode(place).decode("utf-8", "backslashreplace")

@@ -56,7 +56,8 @@ class Packages:
             crop for folder, files in PHOTOGRAPHS.items() for file in files for crop in self._crops(folder, file, want.seed)
         ]
         for _, _, folder, file, left, top in sorted(crops):
-            key = f"{folder}/{file}#{left},{top},{self.side}"
+            # The crop is a file of its own, a PNG whatever its photograph was.
+            key = f"{folder}/{file}#{left},{top},{self.side}.png"
             if key not in want.have:
                 yield self._cut(folder, file, left, top, key)
 
