@@ -4,11 +4,14 @@ The real images draw first, each from its own id: a side, a codec, a quality, a 
 category and split are then given the very same draws, so that both classes hold every combination equally often: an equal law
 alone would leave differences of chance, by which the labels of a small data set can be guessed. Where a crop is cut, and the
 first JPEG pass of what was never JPEG (of either class, before the crop), is drawn for each image from its own id.
+
+A crop is a little smaller than its image wherever the smallest side allows it, so that the grid of the earlier JPEG pass can
+begin at any of its `GRID` pixels: where one class is as large as its crops and the other is not, the grid would tell them
+apart.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from imaginet_build.recipe import Equalize
-from imaginet_build.records import View, make_id, random_of
+from imaginet_build.records import random_of, seed_of
 
 QUALITIES = (60, 98)
 """Where a fitted quality may lie. Below, little is left to see; above, tables are so fine that chroma decides the size."""
@@ -27,8 +30,14 @@ AUTO_HIGH = 1024
 ENOUGH = 20
 """Fewer JPEGs than this do not make a law of a category's own; all categories' are taken then."""
 
-Row = Mapping[str, object]
+GRID = 16
+"""Pixels after which the blocks of a JPEG with 4:2:0 chroma repeat."""
+
+CHROMA = ("4:4:4", "4:2:2", "4:2:0")
+
 Chroma = Literal["4:4:4", "4:2:2", "4:2:0"]
+Rows = np.typing.NDArray[np.int64]
+Uniform = np.typing.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,42 +53,70 @@ class Law:
     first_subsamplings: tuple[str, ...]
 
 
-def sides_of(settings: Equalize, shorts: Mapping[str, Sequence[int]]) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The images of one class, category and split, n of each. `pairs`: what the images of one pair share, None for no pair."""
+
+    ids: list[str]
+    width: Rows
+    height: Rows
+    jpeg: np.typing.NDArray[np.bool_]
+    pairs: list[str | None]
+
+    @property
+    def short(self) -> Rows:
+        """The shorter side of each."""
+        return np.minimum(self.width, self.height)
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """What can be known of the rows of the view without their pixels: (n,) side in pixels, codec, quality, subsampling."""
+
+    side: Rows
+    codec: np.typing.NDArray[np.str_]
+    quality: Rows
+    subsampling: np.typing.NDArray[np.str_]
+
+    def take(self, rows: Rows) -> Looks:
+        """The looks of `rows`."""
+        return Looks(self.side[rows], self.codec[rows], self.quality[rows], self.subsampling[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """The views of n images, column by column as in the plan; `first_quality` is 0 where there is no first pass."""
+
+    left: Rows
+    top: Rows
+    looks: Looks
+    first_quality: Rows
+    first_subsampling: np.typing.NDArray[np.str_]
+
+
+def sides_of(settings: Equalize, shorts: Mapping[str, Rows]) -> tuple[int, int]:
     """The smallest and the largest side of a category's crops, multiples of the step.
 
     `shorts`: origin -> short sides of its images. With `auto` the smallest side is one that 19 of 20 images of either class can
-    give, at least 64 and at most 256 pixels.
+    give with room for the grid, at least 64 and at most 256 pixels.
     """
     step = settings.step
     if settings.side == "auto":
         point = min((float(np.quantile(sides, 0.05, method="lower")) for sides in shorts.values() if len(sides)), default=0.0)
-        low, high = int(min(max(point, AUTO_LOW[0]), AUTO_LOW[1])) // step * step, AUTO_HIGH
+        low, high = int(min(max(point - GRID + 1, AUTO_LOW[0]), AUTO_LOW[1])) // step * step, AUTO_HIGH
     else:
         low, high = settings.side
     low = max(-(-low // step), 1) * step
     return low, max(high // step * step, low)
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What can be known of a row of the view without its pixels: side in pixels, codec, quality, chroma subsampling."""
-
-    side: int
-    codec: str
-    quality: int
-    subsampling: str
-
-
-def fit(settings: Equalize, category: str, sides: tuple[int, int], reals: Sequence[Row]) -> Law:
-    """The law of `category` with `sides`, fitted where the recipe says `auto` on the JPEGs among the real images `reals`."""
-    jpegs = [row for row in reals if row["codec"] == "jpeg" and row["quality"] is not None]
-    own = [row for row in jpegs if row["category"] == category]
-    jpegs = own if len(own) >= ENOUGH else jpegs
+def fit(settings: Equalize, sides: tuple[int, int], qualities: Rows, subsamplings: Sequence[str]) -> Law:
+    """The law of a category with `sides`. `qualities`, `subsamplings`: of the JPEGs among its real images, which
+    settle what the recipe leaves to `auto`, and the first pass of what was never JPEG."""
     low, high = QUALITIES
-    fitted = tuple(sorted(min(max(int(str(row["quality"])), low), high) for row in jpegs))
+    fitted = tuple(np.sort(np.clip(qualities, low, high)).tolist())
     first = fitted or tuple(range(DEFAULT_QUALITIES[0], DEFAULT_QUALITIES[1] + 1))
-    chroma = tuple(sorted(str(row["subsampling"]) for row in jpegs if row["subsampling"] in ("4:4:4", "4:2:2", "4:2:0")))
-    chroma = chroma or ("4:2:0", "4:2:0", "4:2:0", "4:4:4")
+    chroma = tuple(sorted(name for name in subsamplings if name in CHROMA)) or ("4:2:0", "4:2:0", "4:2:0", "4:4:4")
     quality = first if settings.quality == "auto" else tuple(range(settings.quality[0], settings.quality[1] + 1))
     mix = chroma if settings.subsampling == "auto" else _spread(settings.subsampling)
     return Law(sides, settings.step, tuple(sorted(settings.codec.items())), quality, mix, first, chroma)
@@ -90,74 +127,100 @@ def _spread(shares: Mapping[Chroma, float]) -> tuple[str, ...]:
     return tuple(name for name, share in sorted(shares.items()) for _ in range(round(100 * share)))
 
 
-def match_sides(law: Law, real: Mapping[str, int], synthetic: Mapping[str, int]) -> dict[str, int]:
-    """A side for every image: id -> pixels. `real`, `synthetic`: id -> short side, equally many, none below the smallest side.
+def match_sides(law: Law, real: Rows, synthetic: Rows, draws: Uniform) -> tuple[Rows, Rows]:
+    """A side for every image. `real`, `synthetic`: short sides, equally many, none below the smallest side, in the order in
+    which images are chosen. `draws`: a number in [0, 1) for every real.
 
     The reals draw first, uniformly between the smallest side and what they can give. The synthetic images take the same
     sides; where they cannot, because too few of them are large enough, both classes take the next smaller one. Afterwards each
     side is given out equally often in both classes.
     """
     low, high = law.sides
-    wanted = np.array([_draw_side(law, name, short) for name, short in sorted(real.items())], dtype=np.int64)
-    ladder = range(high, low - 1, -law.step)
-    able = np.array(list(synthetic.values()), dtype=np.int64)
-    sides: dict[str, int] = {}
-    given = 0
-    for side in ladder:
-        upto = min(int((wanted >= side).sum()), int((able >= side).sum()))
-        for shorts in (real, synthetic):
-            free = [name for name, short in shorts.items() if short >= side and name not in sides]
-            free.sort(key=lambda name: make_id("side", name))
-            sides.update(dict.fromkeys(free[: upto - given], side))
-        given = upto
-    return sides
+    able = [_roomy(shorts, low) for shorts in (real, synthetic)]
+    wanted = low + law.step * (draws * ((np.minimum(able[0], high) - low) // law.step + 1)).astype(np.int64)
+    given = (np.zeros_like(real), np.zeros_like(synthetic))
+    count = 0
+    for side in range(high, low - 1, -law.step):
+        upto = min(int((wanted >= side).sum()), int((able[1] >= side).sum()))
+        if upto > count:
+            for shorts, sides in zip(able, given, strict=True):
+                sides[np.flatnonzero((shorts >= side) & (sides == 0))[: upto - count]] = side
+            count = upto
+    return given
 
 
-def _draw_side(law: Law, name: str, short: int) -> int:
-    low, high = law.sides
-    return low + law.step * int(random_of(name, "side").integers(0, (min(short, high) - low) // law.step + 1))
+def _roomy(shorts: Rows, low: int) -> Rows:
+    """The largest crops that leave room for the grid; where even the smallest would not, the image itself."""
+    room = shorts - GRID + 1
+    return np.where(room >= low, room, shorts)
 
 
-def match(law: Law, real: Sequence[Row], synthetic: Sequence[Row]) -> dict[str, Look]:
-    """What every image of one category and split will look like from outside: id -> side and encoding.
+def match(law: Law, real: Images, synthetic: Images) -> tuple[Looks, Looks]:
+    """What every image of one category and split will look like from outside, for the reals and for the synthetic ones.
 
-    `real`, `synthetic`: equally many rows with id, short and pair_id, none shorter than the smallest side. Both classes get the
-    same looks equally often; a pair whose images have the same side shares one.
+    Equally many of each, none shorter than the smallest side. Both classes get the same looks equally often; a pair whose
+    images have the same side shares one.
     """
-    shorts = [{str(row["id"]): int(str(row["short"])) for row in rows} for rows in (real, synthetic)]
-    sides = match_sides(law, *shorts)
-    looks = {str(row["id"]): Look(sides[str(row["id"])], *_encoding(law, str(row["id"]))) for row in real}
-    free: dict[int, list[str]] = defaultdict(list)
-    for name in sorted(looks, key=lambda name: make_id("look", name)):
-        free[looks[name].side].append(name)
-    rest = []
-    for row in sorted(synthetic, key=lambda row: make_id("look", row["id"])):
-        name, partner = str(row["id"]), str(row["pair_id"])
-        if partner in free[sides[name]]:
-            free[sides[name]].remove(partner)
-            looks[name] = looks[partner]
-        else:
-            rest.append(name)
-    for name in rest:
-        looks[name] = looks[free[sides[name]].pop(0)]
-    return looks
+    n = len(real.ids)
+    draws = np.array([random_of(name, "look").random(4) for name in real.ids]).reshape(n, 4)
+    orders = [np.argsort(_keys(images.ids, "side"), kind="stable") for images in (real, synthetic)]
+    sides = [np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)]
+    for side, order, given in zip(
+        sides, orders, match_sides(law, real.short[orders[0]], synthetic.short[orders[1]], draws[orders[0], 0]), strict=True
+    ):
+        side[order] = given
+    names = np.array([name for name, _ in law.codecs])
+    ends = np.cumsum([share for _, share in law.codecs])
+    codec = names[np.minimum(np.searchsorted(ends, draws[:, 1], side="right"), len(names) - 1)]
+    quality = np.array(law.qualities)[_pick(law.qualities, draws[:, 2])]
+    looks = Looks(sides[0], codec, quality, np.array(law.subsamplings)[_pick(law.subsamplings, draws[:, 3])])
+    return looks, looks.take(_partners(real, synthetic, sides[0], sides[1]))
 
 
-def _encoding(law: Law, name: str) -> tuple[str, int, str]:
-    chance = random_of(name, "encoding")
-    codec = str(chance.choice([c for c, _ in law.codecs], p=[share for _, share in law.codecs]))
-    quality = law.qualities[int(chance.integers(len(law.qualities)))]
-    return codec, quality, law.subsamplings[int(chance.integers(len(law.subsamplings)))]
+def _partners(real: Images, synthetic: Images, real_side: Rows, side: Rows) -> Rows:
+    """For every synthetic image a real of the same side, each once: its pair's where that has the side."""
+    at = {pair: row for row, pair in enumerate(real.pairs) if pair is not None}
+    wish = np.array([at.get(pair, -1) if pair is not None else -1 for pair in synthetic.pairs], dtype=np.int64)
+    wish[(wish >= 0) & (real_side[wish] != side)] = -1
+    keys = [_keys(images.ids, "look") for images in (real, synthetic)]
+    taken = np.zeros(len(wish), dtype=bool)
+    partner = np.full(len(wish), -1, dtype=np.int64)
+    order = np.argsort(keys[1], kind="stable")
+    asking = order[wish[order] >= 0]
+    _, first = np.unique(wish[asking], return_index=True)
+    partner[asking[first]] = wish[asking[first]]
+    taken[partner[partner >= 0]] = True
+    # The rest meets side by side: both classes hold each side equally often.
+    left, right = np.flatnonzero(~taken), np.flatnonzero(partner < 0)
+    partner[right[np.lexsort((keys[1][right], side[right]))]] = left[np.lexsort((keys[0][left], real_side[left]))]
+    return partner
 
 
-def view(law: Law, row: Row, look: Look) -> View:
-    """The view of one image whose look is settled; the rest comes from its own id."""
-    chance = random_of(str(row["id"]), "view")
-    left = int(chance.integers(0, int(str(row["width"])) - look.side + 1))
-    top = int(chance.integers(0, int(str(row["height"])) - look.side + 1))
-    encoding = (look.codec, look.quality, look.subsampling)
-    if row["codec"] == "jpeg":
-        return View(left, top, look.side, look.side, *encoding)
-    first_quality = law.first_qualities[int(chance.integers(len(law.first_qualities)))]
-    first_subsampling = law.first_subsamplings[int(chance.integers(len(law.first_subsamplings)))]
-    return View(left, top, look.side, look.side, *encoding, first_quality, first_subsampling)
+def views(law: Law, images: Images, looks: Looks) -> Views:
+    """The views of images whose looks are settled; the rest comes from each image's own id."""
+    draws = np.array([random_of(name, "view").random(6) for name in images.ids]).reshape(len(images.ids), 6)
+    first_quality = np.array(law.first_qualities)[_pick(law.first_qualities, draws[:, 4])]
+    return Views(
+        _place(images.width - looks.side, draws[:, 0], draws[:, 1]),
+        _place(images.height - looks.side, draws[:, 2], draws[:, 3]),
+        looks,
+        np.where(images.jpeg, 0, first_quality),
+        np.array(law.first_subsamplings)[_pick(law.first_subsamplings, draws[:, 5])],
+    )
+
+
+def _place(room: Rows, phase: Uniform, block: Uniform) -> Rows:
+    """Where a crop begins, from 0 to `room`: every place on the grid equally often where there is room for it."""
+    start = (phase * GRID).astype(np.int64)
+    on_grid = start + GRID * (block * ((room - start) // GRID + 1)).astype(np.int64)
+    return np.where(room >= GRID - 1, on_grid, (phase * (room + 1)).astype(np.int64))
+
+
+def _pick(values: Sequence[object], draws: Uniform) -> Rows:
+    """Places in `values`, each equally likely."""
+    return (draws * len(values)).astype(np.int64)
+
+
+def _keys(ids: Sequence[str], purpose: str) -> Rows:
+    """A number for every id, by which images are put in an order that nobody chose."""
+    return np.array([seed_of(name, purpose) for name in ids], dtype=np.int64)

@@ -152,7 +152,7 @@ def _entries(entries: Sequence[Entry], key: str, name: str | None, command: str)
         raise UsageError(f"the recipe has no [[{command}]] entry: add one, or choose another with --recipe")
     known = list(dict.fromkeys(getattr(entry, key) for entry in entries))
     raise UsageError(
-        f"the recipe asks nothing of '{name}'{suggest(str(name), known)} It names {', '.join(known)}. "
+        f"the recipe asks nothing of '{name}'{suggest(str(name), known) or '.'} It names {', '.join(known)}. "
         f"Add a [[{command}]] entry to it, or choose another with --recipe"
     )
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from imaginet_build import dedup, hamming
 from imaginet_build.errors import UsageError
@@ -31,8 +32,8 @@ SURE = 6
 """Up to here 64 bits seldom err, and `dedup.CONFIRM_RADIUS` confirms: two views of one scene may be 80 of 256 bits apart."""
 
 STRICT = 56
-"""Bits of 256 that may differ where more than `SURE` of the 64 do: recompressed, resized, blurred, brighter and slightly cropped
-copies stay below 50 there, aligned portraits of two people begin at 62."""
+"""Bits of 256 that may differ where more than `SURE` of the 64 do: recompressed, resized, blurred, brighter and slightly
+cropped copies stay below 50 there, aligned portraits of two people begin at 62."""
 
 LOOKS = 64
 """Candidates that one row is compared with: a crowd under one hash, all different from each other, costs no more."""
@@ -62,12 +63,13 @@ def find(table: pa.Table, radius: int, closer: Closer | None = None, rank: Rows 
     ways), and `SLACK` more between a JPEG and what is none, unless it is 0.
 
     Exact copies are always near; other pairs are confirmed by 256 bits where `closer` is given. `rank`, (n,): of twins the one
-    of the lowest rank stays; rows of negative rank (blank ones) take no part. Within a rank, those stay whose picture has images
-    of both origins, then the larger picture, then the first by id. Raises `UsageError` where more than `PAIRS` pairs are near.
+    of the lowest rank stays; rows of negative rank (blank ones) take no part. Within a rank, those stay whose picture has
+    images of both origins, then the larger picture, then the first by id. Raises `UsageError` where more than
+    `PAIRS` pairs are near.
     """
     n = table.num_rows
     rank = np.zeros(n, dtype=np.int64) if rank is None else rank
-    synthetic = table["origin"].to_numpy().astype(str) == "synthetic"
+    synthetic = np.asarray(pc.equal(table["origin"], "synthetic").to_numpy(), dtype=bool)
     picture = dedup.components(n, np.concatenate([_same(_codes(table["group"])), _same(_codes(table["pair_id"]))]))
     near = _Near(table, radius, closer, rank >= 0)
     busy = [row for row in _best_first(table, picture, synthetic, rank) if near.busy[row]]
@@ -109,45 +111,43 @@ class _Near:
 
     def __init__(self, table: pa.Table, radius: int, closer: Closer | None, part: Flags) -> None:
         n = table.num_rows
-        self.radius = radius
-        self.hash = table["phash"].to_numpy().astype(np.uint64)
-        self.mirror = table["phash_mirror"].to_numpy().astype(np.uint64)
+        self.part, self.confirms, self.radius = part, closer is not None, radius
         self.pixels = np.where(part, _codes(table["pixel_hash"]), -1)
-        self.scaled = table["codec"].to_numpy().astype(str) == "jpeg"
-        mixed = bool(self.scaled[part].any() and not self.scaled[part].all())
-        self.slack = SLACK if mixed and radius else 0
-        values, place = np.unique(np.concatenate([self.hash, self.mirror]), return_inverse=True)
-        self.at, self.back = place[:n], place[n:]
         # One row speaks for all its exact copies: they need no second look.
         self.speaker = np.arange(n)
-        edges = _same(self.pixels)
-        self.speaker[edges[:, 0]] = edges[:, 1]
-        speaks = np.zeros(n, dtype=bool)
-        speaks[edges[:, 1]] = True
-        count = len(values)
-        upright, mirrored = (np.bincount(where[speaks], minlength=count) for where in (self.at, self.back))
-        self.edges = self._near_places(values, upright, mirrored)
+        copies = self.copies()
+        self.speaker[copies[:, 0]] = copies[:, 1]
+        speaks = part & (self.speaker == np.arange(n))
+        self.hash = table["phash"].to_numpy().astype(np.uint64)[self.speaker]
+        self.mirror = table["phash_mirror"].to_numpy().astype(np.uint64)[self.speaker]
+        self.scaled = np.asarray(pc.equal(table["codec"], "jpeg").to_numpy(), dtype=bool)[self.speaker]
+        self.slack = SLACK if radius and self.scaled[part].any() and not self.scaled[part].all() else 0
+
+        self.values, place = np.unique(np.concatenate([self.hash, self.mirror]), return_inverse=True)
+        self.at, self.back = place[:n], place[n:]
+        count = len(self.values)
+        uprights, mirrors = (np.bincount(where[speaks], minlength=count) for where in (self.at, self.back))
+        self.edges = self._near_places(uprights, mirrors)
         a, b = np.concatenate([self.edges, self.edges[:, ::-1]]).T
         uprights, mirrors = (
-            own + np.bincount(a, weights=own[b], minlength=count).astype(np.int64) for own in (upright, mirrored)
+            own + np.bincount(a, weights=own[b], minlength=count).astype(np.int64) for own in (uprights, mirrors)
         )
-        asks = part & ((uprights[self.at] > 1) | (mirrors[self.at] > 0))
-        asked = part & (uprights[self.back] > 0)
+        itself = np.bitwise_count(self.hash ^ self.mirror) <= radius + self.slack
+        flipped = (mirrors[self.at] > itself) & (uprights[self.back] > itself)
+        asks = part & ((uprights[self.at] > 1) | flipped)
         copied = part & (np.bincount(self.speaker, minlength=n)[self.speaker] > 1)
-        self.busy = asks | asked | copied
-        self.part = part
+        self.busy = asks | copied
         self.beside: dict[int, list[int]] = defaultdict(list)
         for x, y in zip(a.tolist(), b.tolist(), strict=True):
             self.beside[x].append(y)
         self.long = _look(closer, np.flatnonzero(asks & speaks), False)
-        self.long_mirror = _look(closer, np.flatnonzero(asked & speaks & (mirrors[self.at] > 0)), True)
-        self.confirms = closer is not None
+        self.long_mirror = _look(closer, np.flatnonzero(asks & speaks & flipped), True)
 
-    def _near_places(self, values: Hashes, upright: Rows, mirrored: Rows) -> Rows:
+    def _near_places(self, upright: Rows, mirrored: Rows) -> Rows:
         """Pairs of places with rows that could be near each other: (m, 2)."""
         found = [np.zeros((0, 2), dtype=np.int64)]
         total = 0
-        for pairs in hamming.near(values, self.radius + self.slack, dedup.MEMORY):
+        for pairs in hamming.near(self.values, self.radius + self.slack, dedup.MEMORY):
             a, b = pairs.T
             any_rows = (upright[a] > 0) & (upright[b] + mirrored[b] > 0) | (upright[b] > 0) & (mirrored[a] > 0)
             found.append(pairs[any_rows])
@@ -163,21 +163,18 @@ class _Near:
     def looks(self) -> Rows:
         """A number for each row, equal along a chain of resemblance, confirmed or not: what splits should not part. -1 for what
         resembles nothing and for chains of more than `CHAIN` rows, which chance has made."""
-        near = self.edges
-        if self.slack and len(near):
-            values = np.zeros(int(max(self.at.max(), self.back.max())) + 1, dtype=np.uint64)
-            values[self.at], values[self.back] = self.hash, self.mirror
-            kinds = np.zeros((len(values), 2), dtype=bool)
+        near, count = self.edges, len(self.values)
+        if self.slack:
+            kinds = np.zeros((count, 2), dtype=bool)
             kinds[self.at, self.scaled.astype(int)] = kinds[self.back, self.scaled.astype(int)] = True
             a, b = near.T
             mixed = (kinds[a, 0] & kinds[b, 1]) | (kinds[a, 1] & kinds[b, 0])
-            near = near[np.bitwise_count(values[a] ^ values[b]) <= self.radius + self.slack * mixed]
+            near = near[np.bitwise_count(self.values[a] ^ self.values[b]) <= self.radius + self.slack * mixed]
         rows = np.flatnonzero(self.busy)
-        ties = np.concatenate([near, np.stack([self.at[rows], self.back[rows]], axis=1)])
-        label = dedup.components(int(max(self.at.max(), self.back.max())) + 1 if len(self.at) else 0, ties)[self.at]
+        label = dedup.components(count, np.concatenate([near, np.stack([self.at[rows], self.back[rows]], axis=1)]))[self.at]
         label[~self.part] = -1
-        size = np.bincount(label[label >= 0], minlength=1)
-        label[(label >= 0) & (size[label] > CHAIN)] = -1
+        size = np.bincount(label[self.part], minlength=count)
+        label[self.part & (size[label] > CHAIN)] = -1
         return label
 
     def resemble(self, i: int, j: int, mirrored: bool) -> bool:
@@ -243,7 +240,7 @@ def _best_first(table: pa.Table, picture: Rows, synthetic: Flags, rank: Rows) ->
     n = len(picture)
     both = np.zeros((n, 2), dtype=bool)
     both[picture, synthetic.astype(int)] = True
-    alone = ~both.all(axis=1)[picture]
+    alone = ~(both[:, 0] & both[:, 1])[picture]
     area = table["width"].to_numpy().astype(np.int64) * table["height"].to_numpy()
     largest = np.zeros(n, dtype=np.int64)
     np.maximum.at(largest, picture, area)

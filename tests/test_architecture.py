@@ -20,9 +20,8 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"perturb"}),
     # tools
     frozenset({"recipe", "cards", "readiness", "catalog", "prompts", "prompt_rules", "store", "engine", "workspace"}),
-    frozenset(
-        {"probes", "pixel_probes", "crossfit", "gate", "facts", "lists", "targets", "twins", "splits", "equalize", "orders"}
-    ),
+    frozenset({"probes", "pixel_probes", "crossfit", "gate", "facts", "lists", "targets"}),
+    frozenset({"twins", "splits", "equalize", "cells", "orders"}),
     frozenset({"release", "releasewriter", "datasetcard", "reportdata"}),
     # verbs
     frozenset({"collect", "generate", "balance", "audit", "publish", "report", "doctor", "detect", "baseline"}),

@@ -12,8 +12,12 @@ import pandas as pd
 import pytest
 from command import run
 from PIL import Image, ImageOps
+from scipy import stats
 
 from imaginet_build import dedup
+
+BORN = ["width", "height", "codec"]
+"""What an image was as delivered; the plan has columns of the same name for what it becomes."""
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +32,11 @@ def corpus(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def facts(corpus: Path) -> pd.DataFrame:
-    parts = [pd.read_parquet(path, columns=["id", "source_key", "phash"]) for path in (corpus / "parts").rglob("*.parquet")]
-    return pd.concat(parts).merge(pd.read_parquet(corpus / "plan.parquet"), on="id").sort_values("id", ignore_index=True)
+    parts = [
+        pd.read_parquet(path, columns=["id", "source_key", "phash", *BORN]) for path in (corpus / "parts").rglob("*.parquet")
+    ]
+    born = pd.concat(parts).rename(columns={name: f"born_{name}" for name in BORN})
+    return born.merge(pd.read_parquet(corpus / "plan.parquet"), on="id").sort_values("id", ignore_index=True)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +98,42 @@ def test_the_summary_counts_what_the_plan_holds(corpus: Path, facts: pd.DataFram
     assert said["duplicates"]["twins_removed"] == 16
     assert sum(cell["kept"] for cell in said["cells"]) == facts["keep"].sum()
     assert {split: sum(n.values()) for split, n in said["splits"].items()} == facts["split"].value_counts().to_dict()
+
+
+def test_crops_lie_inside_their_image_and_what_was_never_jpeg_has_its_pass(facts: pd.DataFrame) -> None:
+    kept = facts[facts["keep"]]
+    assert ((kept["left"] >= 0) & (kept["left"] + kept["width"] <= kept["born_width"])).all()
+    assert ((kept["top"] >= 0) & (kept["top"] + kept["height"] <= kept["born_height"])).all()
+    assert (kept["first_quality"].isna() == (kept["born_codec"] == "jpeg")).all()
+
+
+def test_what_a_first_pass_and_a_crop_are_like_does_not_tell_the_class(facts: pd.DataFrame) -> None:
+    kept = facts[facts["keep"]].assign(column=lambda rows: rows["left"] % 16, row=lambda rows: rows["top"] % 16)
+    for _, rows in kept.groupby("category"):
+        for name in ("first_quality", "column", "row"):
+            real, synthetic = (rows.loc[rows["origin"] == origin, name].dropna() for origin in ("real", "synthetic"))
+            if min(len(real), len(synthetic)) >= 20:
+                assert stats.ks_2samp(real, synthetic).pvalue > 0.002
+
+
+def test_no_group_straddles_a_split(facts: pd.DataFrame) -> None:
+    assert facts[facts["keep"]].groupby("group")["split"].nunique().max() == 1
+
+
+def test_splits_have_their_shares_in_every_cell(facts: pd.DataFrame) -> None:
+    for _, rows in facts[facts["keep"]].groupby(["category", "origin"]):
+        for split, share in (("train", 0.7), ("calibration", 0.1), ("test", 0.2)):
+            assert abs((rows["split"] == split).sum() - share * len(rows)) <= 2
+
+
+def test_cells_say_what_was_asked_and_what_would_fill_them(corpus: Path) -> None:
+    cells = json.loads((corpus.parent / "balance.json").read_text())["cells"]
+    wallpapers = [cell for cell in cells if cell["category"] == "uncategorized"]
+    assert {cell["reason"] for cell in wallpapers} == {"11 real images of uncategorized limit it: 44 more would fill it"}
+    for origin in ("real", "synthetic"):
+        assert sum(cell["asked"] for cell in wallpapers if cell["origin"] == origin) == 55
+        assert sum(cell["kept"] for cell in wallpapers if cell["origin"] == origin) == 11
+    assert all(cell["reason"] == "" for cell in cells if cell["kept"] >= cell["asked"])
 
 
 @pytest.mark.slow
