@@ -67,7 +67,7 @@ def collect(
     The set of images depends on the recipe and its seed alone: a quota takes the first that can be read in the source's seeded
     order, whatever was interrupted. Raises `UsageError` for a source that is not there, `StoreError` for a full disk.
     """
-    made = _told_apart([(want, *_build(want, trust)) for want in wants])
+    made = _told_apart([(want, *_build(want, trust, store.root / "cards.lock")) for want in wants])
     new = 0
     for want, terms, collector in made:
         new += _collect_one(store, want, terms, collector, seed, pool, progress)
@@ -77,14 +77,16 @@ def collect(
     return Collected(new, total, dict(sorted(counts.items())), failed)
 
 
-def _build(want: Collect, trust: bool) -> tuple[_Terms, Collector]:
+def _build(want: Collect, trust: bool, lock: Path) -> tuple[_Terms, Collector]:
     card = catalog.card("sources", want.source)
-    collector: Collector = catalog.build(card, trust=trust, **want.options)
+    # A copy in a folder is what it is; of a data set on the Hub the first use records the commit, and later ones keep to it.
+    revision = None if "root" in want.options else catalog.resolve(card, lock)
+    collector: Collector = catalog.build(card, trust=trust, revision=revision, **want.options)
     # Places are left out of the name, so that the same images have the same ids wherever the folder lies.
     options = {key: value for key, value in {**card.options, **want.options}.items() if key not in ("root", "index")}
     terms = _Terms(
         source=card.name,
-        revision=card.revision,
+        revision=revision or card.revision,
         licence=card.licence,
         origin=card.origin,
         category=want.category or card.about.category,

@@ -126,12 +126,20 @@ class _Draw:
     def _draw(self, batch: Batch) -> _Done:
         store = Store(self.root)
         adapter = self._adapter(batch)
-        data = dict(store.images(o.source.id for o in batch.orders if o.source))
-        orders = [replace(o, source=replace(o.source, data=data[o.source.id])) if o.source else o for o in batch.orders]
+        # What costs money is drawn once: an API's image does not depend on its neighbours, as a local batch's bytes do.
+        asked = [o for o in batch.orders if o.id in batch.keep or not getattr(adapter, "paid", False)]
+        data = dict(store.images(o.source.id for o in asked if o.source))
+        orders = [replace(o, source=replace(o.source, data=data[o.source.id])) if o.source else o for o in asked]
         answers: dict[str, object] = {}
-        for order, answer in zip(orders, adapter.draw(orders), strict=True):
-            answers[order.id] = answer
-        return self._write(batch, answers, adapter.params() if hasattr(adapter, "params") else {})
+        try:
+            for order, answer in zip(orders, adapter.draw(orders), strict=True):
+                answers[order.id] = answer
+        except UsageError:
+            # A card that cannot go on (a quota, a budget) keeps what it has given so far.
+            if part := batch.keep & answers.keys():
+                self._write(replace(batch, keep=part), answers, _params(adapter))
+            raise
+        return self._write(batch, answers, _params(adapter))
 
     def _adapter(self, batch: Batch) -> Any:
         key = (batch.card, json.dumps(batch.options, sort_keys=True, default=str), batch.revision)
@@ -160,6 +168,10 @@ class _Draw:
         if rows:
             store.write_part(STAGE, batch.name, rows, data)
         return _Done(len(rows), len(rejects))
+
+
+def _params(adapter: Any) -> dict[str, Any]:
+    return dict(adapter.params()) if hasattr(adapter, "params") else {}
 
 
 def _finish(

@@ -96,7 +96,10 @@ def _orders(
     if needs == "prompt" and len(texts) < entry.count:
         raise UsageError(f"{card.name} needs {entry.count} prompts of {entry.category}; {entry.prompts} has {len(texts)}")
     options = {**card.options, **entry.options}
-    made = make_id("card", card.adapter, json.dumps(options, sort_keys=True, default=str), revision)
+    # What says how an image is fetched, and not which, is no part of its name: a new time limit must not buy all images anew.
+    aside: frozenset[str] = getattr(catalog.adapter(card, trust=trust), "not_in_id", frozenset())
+    named = {key: value for key, value in options.items() if key not in aside}
+    made = make_id("card", card.adapter, json.dumps(named, sort_keys=True, default=str), revision)
     for number in range(count):
         prompt = texts[number] if texts else None
         source = sources[number] if sources else None

@@ -161,7 +161,7 @@ def _kept(store: Store) -> pa.Table:
         raise BuildError(
             f"{len(torn)} groups stand in more than one split, such as {min(torn)}: run build-imaginet balance again"
         )
-    facts = store.facts(list(_FACTS))
+    facts = _with_pairs_of(store.facts(list(_FACTS)), plan["id"])
     place = pc.index_in(plan["id"], value_set=facts["id"].combine_chunks())
     if place.null_count:
         first = plan["id"].filter(place.is_null())[0].as_py()
@@ -181,6 +181,15 @@ def _kept(store: Store) -> pa.Table:
     for name in _VIEW:
         table = table.append_column(f"view_{name}", plan[name])
     return table.sort_by([("split", "ascending"), ("id", "ascending")]).combine_chunks()
+
+
+def _with_pairs_of(facts: pa.Table, kept: pa.ChunkedArray) -> pa.Table:
+    """The facts with a `pair_id` only where another kept image shares it: a photograph without its fake is no pair."""
+    pairs = facts["pair_id"].filter(pc.is_in(facts["id"], value_set=kept.combine_chunks()))
+    shared = [count["values"] for count in pc.value_counts(pairs).to_pylist() if count["counts"] > 1]
+    whole = pc.is_in(facts["pair_id"], value_set=pa.array(shared, pa.string()), skip_nulls=True)
+    column = pc.if_else(whole, facts["pair_id"], pa.scalar(None, pa.string()))
+    return facts.set_column(facts.schema.get_field_index("pair_id"), "pair_id", column)
 
 
 def _rejects(store: Store) -> pa.Table:

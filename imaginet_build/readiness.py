@@ -60,6 +60,12 @@ def missing(card: Card) -> list[str]:
     found += [
         f"it needs {name} in the environment: export {name}=..." for name in card.about.environment if not os.getenv(name)
     ]
+    if card.about.environment:
+        return found  # a model behind an API has no weights here
+    if card.kind == "sources":
+        gate = card.about.gated and not os.getenv("HF_TOKEN")
+        page = f"https://huggingface.co/datasets/{card.model}"
+        return found + [f"accept its terms at {page}, then set HF_TOKEN"] if gate and card.model else found
     references = [card.model, *_texts(card.options.get("models")), *_texts(card.options.get("lora"))]
     found += [why for reference in references if reference and (why := _weights_missing(card, reference))]
     return found

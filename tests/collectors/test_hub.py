@@ -1,0 +1,476 @@
+"""Data sets streamed through the `datasets` library: bytes as uploaded, rows by name, a clear word for all that is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from inline import Inline
+from pictures import jpeg, png, write
+
+from imaginet_build import cards, engine
+from imaginet_build.collect import collect
+from imaginet_build.collectors import hub
+from imaginet_build.collectors.hub import Hub
+from imaginet_build.engine import Pool
+from imaginet_build.errors import BuildError, MissingExtra, UsageError
+from imaginet_build.recipe import Collect
+from imaginet_build.records import Found, Refusal, Want
+from imaginet_build.store import Store
+
+datasets = pytest.importorskip("datasets")
+
+ROWS = 12
+IMAGES = [jpeg(f"hub {n}", 64, 48) if n % 3 else png(f"hub {n}", 64, 48) for n in range(ROWS)]
+NAMES = [f"default/train/{n}{'.jpg' if n % 3 else '.png'}" for n in range(ROWS)]
+
+
+def want(have: set[str] = frozenset(), category: str | None = None) -> Want:
+    return Want("hub", category, 0, frozenset(have))
+
+
+def find(root: Path, asked: Want | None = None, **settings) -> dict[str, Found | Refusal]:
+    """Source key -> what was delivered; no key comes twice."""
+    settings = settings if "label" in settings else {"origin": "real", **settings}
+    listed = list(Hub(str(root), **settings).find(asked or want()))
+    assert len({item.source_key for item in listed}) == len(listed)
+    return {item.source_key: item for item in listed}
+
+
+def reasons(found: dict[str, Found | Refusal]) -> dict[str, str]:
+    return {key: item.reason for key, item in found.items() if isinstance(item, Refusal)}
+
+
+def parquet(root: Path, shards: int = 3, images: list | None = None, **columns) -> Path:
+    """A data set of several Parquet files whose image column has the Hub's own type."""
+    images = IMAGES if images is None else images
+    values = [
+        {"bytes": data, "path": f"{n}{'.jpg' if n % 3 else '.png'}"} if isinstance(data, bytes) else data
+        for n, data in enumerate(images)
+    ]
+    features = datasets.Features({"image": datasets.Image(decode=False)} | {name: kind for name, (kind, _) in columns.items()})
+    table = {"image": values} | {name: content for name, (_, content) in columns.items()}
+    whole = pa.table(table, schema=features.arrow_schema)
+    each = -(-len(images) // shards)
+    (root / "data").mkdir(parents=True)
+    for shard in range(shards):
+        path = root / "data" / f"train-{shard:05d}-of-{shards:05d}.parquet"
+        pq.write_table(whole.slice(shard * each, each), path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    text, kinds = datasets.Value("string"), datasets.ClassLabel(names=["nature", "sdxl", "midjourney"])
+    return parquet(
+        tmp_path_factory.mktemp("photos"),
+        name=(text, [f"photo-{n}" for n in range(ROWS)]),
+        caption=(text, [f"a thing number {n}" if n else None for n in range(ROWS)]),
+        album=(text, [f"album {n // 4}" for n in range(ROWS)]),
+        subject=(text, ["portrait" if n % 2 else "landscape" for n in range(ROWS)]),
+        kind=(kinds, [n % 3 for n in range(ROWS)]),
+        terms=(text, ["CC0-1.0"] * ROWS),
+    )
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> Inline:
+    run = Inline()
+    monkeypatch.setattr(engine, "run", run)
+    return run
+
+
+# --- bytes and names ---------------------------------------------------------------------------------------------------
+
+
+def test_bytes_are_those_that_were_uploaded_and_rows_have_names(photos):
+    found = find(photos)
+    assert list(found) == NAMES
+    assert [item.data for item in found.values()] == IMAGES
+
+
+def test_what_is_no_image_is_delivered_too_since_the_decoder_decides(tmp_path):
+    rotten = [b"not an image", IMAGES[1][:100]]
+    assert [item.data for item in find(parquet(tmp_path, 1, rotten)).values()] == rotten
+
+
+def test_a_folder_of_files_and_one_of_archives_are_read_in_place(tmp_path):
+    for n, data in enumerate(IMAGES[:4]):
+        write(tmp_path / "tree" / ("cat" if n < 2 else "dog") / f"{n}.png", data)
+    (tmp_path / "packed").mkdir()
+    with zipfile.ZipFile(tmp_path / "packed" / "all.zip", "w") as archive:
+        for n, data in enumerate(IMAGES[:4]):
+            archive.writestr(f"{n}.png", data)
+    for root in (tmp_path / "tree", tmp_path / "packed"):
+        found = find(root)
+        assert list(found) == [f"default/train/{n}.png" for n in range(4)]
+        assert [item.data for item in found.values()] == IMAGES[:4]
+
+
+def test_webdataset_shards_are_read_with_their_own_names(tmp_path):
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"train-{shard}.tar", "w") as archive:
+            for n in (2 * shard, 2 * shard + 1):
+                for suffix, data in (("jpg", IMAGES[n]), ("cls", b"7")):
+                    member = tarfile.TarInfo(f"n{n}.{suffix}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+    found = find(tmp_path, image="jpg", key="__key__")
+    assert {key: item.data for key, item in found.items()} == {f"n{n}": IMAGES[n] for n in range(4)}
+
+
+@pytest.mark.parametrize("kind", ["binary", "large_binary", "struct"])
+def test_images_without_the_hubs_own_type_are_found_in_their_column(tmp_path, kind):
+    values = {
+        "binary": pa.array(IMAGES[:3], pa.binary()),
+        "large_binary": pa.array(IMAGES[:3], pa.large_binary()),
+        "struct": pa.array([{"bytes": data, "path": None} for data in IMAGES[:3]]),
+    }[kind]
+    pq.write_table(pa.table({"picture": values}), tmp_path / "train.parquet")
+    found = find(tmp_path, image="picture")
+    assert [item.data for item in found.values()] == IMAGES[:3]
+    assert list(found) == [f"default/train/{n}" for n in range(3)]
+
+
+def test_pixels_that_would_have_to_be_encoded_are_not_taken(tmp_path):
+    pq.write_table(pa.table({"image": pa.array([[[1, 2], [3, 4]]] * 2)}), tmp_path / "train.parquet")
+    with pytest.raises(UsageError, match=r"the column 'image' holds .*no image files"):
+        find(tmp_path)
+
+
+def test_columns_say_what_they_know(photos):
+    found = find(
+        photos, label="kind", labels={"sdxl": "SDXL 1.0", "midjourney": "midjourney"}, caption="caption", key="name",
+        group="album", category_column="subject", categories={"portrait": "faces", "landscape": "photos"},
+        licence_column="terms",
+    )  # fmt: skip
+    assert found["photo-0"] == Found("photo-0", IMAGES[0], "real", "photos", None, None, "CC0-1.0", "album 0", None)
+    assert found["photo-1"] == Found(
+        "photo-1", IMAGES[1], "synthetic", "faces", "SDXL 1.0", None, "CC0-1.0", "album 0", "a thing number 1"
+    )
+    assert found["photo-5"].generator == "midjourney"
+
+
+def test_origin_comes_from_the_card_and_classes_may_then_name_generators(photos):
+    found = find(photos, origin="synthetic", label="kind", labels={"nature": "dalle3", "sdxl": "sdxl", "midjourney": "mj"})
+    assert {(item.origin, item.generator) for item in found.values()} == {
+        ("synthetic", "dalle3"), ("synthetic", "sdxl"), ("synthetic", "mj"),
+    }  # fmt: skip
+
+
+def test_a_class_that_nobody_explained_is_refused_with_the_way_out(photos):
+    found = find(photos, label="kind", labels={"sdxl": "sdxl"})
+    assert set(reasons(found).values()) == {"unknown-label"}
+    assert len(reasons(found)) == ROWS / 3
+    assert "'midjourney': name it in `labels`" in found[NAMES[2]].detail
+
+
+def test_one_category_alone_may_be_asked_for(photos):
+    found = find(photos, want(category="faces"), category_column="subject", categories={"portrait": "faces"})
+    assert {item.category for item in found.values() if isinstance(item, Found)} == {"faces"}
+    assert set(reasons(found).values()) == {"unknown-category"}
+
+
+def test_a_set_without_content_types_is_of_the_type_asked_for_and_one_of_another_type_is_not_streamed(photos):
+    assert {item.category for item in find(photos, want(category="faces")).values()} == {"faces"}
+    with pytest.raises(UsageError, match="holds paintings, no faces"):
+        find(photos, want(category="faces"), category="paintings")
+
+
+# --- rows that cannot be had -------------------------------------------------------------------------------------------
+
+
+def test_rows_without_bytes_are_refused_and_no_file_from_elsewhere_is_read(tmp_path):
+    secret = write(tmp_path / "secret.png", IMAGES[0])
+    rows = [
+        {"bytes": None, "path": str(secret)},
+        {"bytes": None, "path": "https://example.org/1.png"},
+        {"bytes": None, "path": f"https://example.org/?::{tmp_path}/set/data/x.zip"},
+        {"bytes": None, "path": str(tmp_path / "set" / ".." / "secret.png")},
+        {"bytes": None, "path": str(tmp_path / "set" / "gone.png")},
+        {"bytes": None, "path": None},
+        None,
+        {"bytes": IMAGES[7], "path": "/etc/passwd"},
+    ]
+    found = find(parquet(tmp_path / "set", 1, rows))
+    assert list(reasons(found).values()) == ["no-bytes"] * 4 + ["missing"] + ["no-bytes"] * 2
+    assert "place elsewhere" in found["default/train/0.png"].detail
+    assert found["default/train/7"].data == IMAGES[7]
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
+    write(tmp_path / "secret.png", IMAGES[0])
+    write(tmp_path / "set" / "a.png", IMAGES[1])
+    (tmp_path / "set" / "b.png").symlink_to(tmp_path / "secret.png")
+    assert reasons(find(tmp_path / "set")) == {"default/train/1.png": "no-bytes"}
+
+
+def test_a_huge_row_is_refused(photos, monkeypatch):
+    monkeypatch.setattr(hub, "MAX_BYTES", len(IMAGES[0]) - 1)
+    assert reasons(find(photos))[NAMES[0]] == "too-large"
+
+
+def test_keys_that_are_empty_or_come_twice_are_refused(tmp_path):
+    names = ["a", "b", "a", None, ""]
+    found = find(parquet(tmp_path, 1, IMAGES[:5], name=(datasets.Value("string"), names)), key="name")
+    assert reasons(found) == {"a#2": "listed-twice", "default/train/3": "no-key", "default/train/4": "no-key"}
+    assert find(tmp_path, want({"a", "b", *reasons(found)}), key="name") == {}
+
+
+def test_files_that_happen_to_have_a_rows_name_are_left_alone(photos, tmp_path, monkeypatch):
+    for n in range(ROWS):
+        write(tmp_path / NAMES[n].rpartition("/")[2], b"somebody's own file")
+    monkeypatch.chdir(tmp_path)
+    assert [item.data for item in find(photos).values()] == IMAGES
+
+
+# --- going on ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"key": "name"}], ids=["by row", "by key"])
+@pytest.mark.parametrize("here", [range(5), range(ROWS), (0, 1, 4, 9), (3, 7)], ids=["run", "all", "gaps", "middle"])
+def test_what_is_here_already_is_not_delivered_again(photos, settings, here):
+    whole = find(photos, **settings)
+    names = list(whole)
+    rest = find(photos, want({names[n] for n in here}), **settings)
+    assert rest == {name: whole[name] for n, name in enumerate(names) if n not in here}
+
+
+def test_a_run_of_rows_at_the_start_is_skipped_and_not_read(photos, monkeypatch):
+    skipped = []
+    skip = datasets.IterableDataset.skip
+    monkeypatch.setattr(datasets.IterableDataset, "skip", lambda stream, n: skipped.append(n) or skip(stream, n))
+    assert list(find(photos, want({*NAMES[:5], NAMES[8]}))) == [*NAMES[5:8], *NAMES[9:]]
+    assert skipped == [5]
+
+
+def card(name: str, text: str) -> None:
+    write(Path("manifests/sources") / f"{name}.toml", text)
+    cards._announce.cache_clear()
+
+
+CARD = 'adapter = "imaginet_build.collectors.hub:Hub"\nlicence = "CC0-1.0"\n'
+
+
+def held(store: Store) -> dict[str, bytes]:
+    """source key -> bytes."""
+    rows = store.facts(["id", "source_key"]).to_pylist()
+    data = dict(store.images(store.in_part_order([row["id"] for row in rows])))
+    return {row["source_key"]: data[row["id"]] for row in rows}
+
+
+def test_a_quota_takes_the_first_rows_that_can_be_read(tmp_path, monkeypatch, inline):
+    monkeypatch.chdir(tmp_path)
+    parquet(tmp_path / "set", images=[b"rotten", None, *IMAGES[2:]])
+    card("mine", CARD + 'origin = "real"\n')
+    entry = Collect(source="mine", count=4, options={"dataset": str(tmp_path / "set")})
+    store = Store(tmp_path / "work")
+    done = collect(store, [entry], 0, Pool(workers=1))
+    assert (done.new, done.rejected) == (4, {"no-bytes": 1, "not-an-image": 1})
+    assert held(store) == dict(zip(NAMES[2:6], IMAGES[2:6], strict=True))
+    assert set(store.facts(["extension"])["extension"].to_pylist()) == {"jpg", "png"}
+    assert collect(store, [entry], 0, Pool(workers=1)).new == 0
+
+
+def test_a_stream_that_dies_half_way_keeps_what_was_finished_and_goes_on_later(tmp_path, monkeypatch, inline):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("imaginet_build.collect.SEGMENT_IMAGES", 2)
+    monkeypatch.setattr(engine, "run", one_at_a_time)
+    shard = parquet(tmp_path / "set") / "data" / "train-00001-of-00003.parquet"
+    shutil.copy(shard, tmp_path / "whole")
+    shard.write_bytes(b"half a file" * 100)
+    card("mine", CARD + 'origin = "real"\n')
+    entry, store = Collect(source="mine", options={"dataset": str(tmp_path / "set")}), Store(tmp_path / "work")
+    with pytest.raises(
+        BuildError, match=r"broke off at row 4 .*What was finished is kept: run the same command again"
+    ) as error:
+        collect(store, [entry], 0, Pool(workers=1))
+    assert not isinstance(error.value, UsageError)
+    assert held(store) == dict(zip(NAMES[:4], IMAGES[:4], strict=True))
+    shutil.copy(tmp_path / "whole", shard)
+    assert collect(store, [entry], 0, Pool(workers=1)).new == ROWS - 4
+    assert held(store) == dict(zip(NAMES, IMAGES, strict=True))
+
+
+def one_at_a_time(factory, tasks, pool, hold=None):
+    """The engine without its processes, lazily: a task is taken when the one before it is done."""
+    worker = factory()
+    for task in tasks:
+        yield engine.Outcome(task, worker(task))
+
+
+def test_a_local_copy_has_the_names_of_the_data_set_it_stands_for(photos, tmp_path, monkeypatch, inline):
+    monkeypatch.chdir(tmp_path)
+    card("mine", CARD + 'origin = "real"\ndataset = "lab/photos"\n')
+    shutil.copytree(photos, tmp_path / "copy")
+    ids = []
+    for root in (photos, tmp_path / "copy"):
+        store = Store(tmp_path / f"work-{len(ids)}")
+        collect(store, [Collect(source="mine", options={"root": str(root)})], 0, Pool(workers=1))
+        ids.append(store.ids())
+    assert ids[0] == ids[1]
+    assert len(ids[0]) == ROWS
+
+
+def test_a_release_of_our_own_can_be_collected_back(quickstart, tmp_path):
+    release = next((quickstart / "work" / "quickstart").glob("release/README.md")).parent
+    told = {"label": "label", "category_column": "content_type", "generator_column": "generator", "licence_column": "licence",
+            "key": "id", "group": "group", "caption": "prompt"}  # fmt: skip
+    found = find(release, config="native", **told)
+    table = pa.concat_tables(pq.read_table(path) for path in sorted((release / "data" / "native").glob("train-*.parquet")))
+    rows = table.to_pylist()
+    assert {row["id"]: row["image"]["bytes"] for row in rows} == {key: item.data for key, item in found.items()}
+    assert {row["id"]: row["label"] for row in rows} == {key: int(i.origin == "synthetic") for key, i in found.items()}
+    assert all((item.generator is None) == (item.origin == "real") for item in found.values())
+    assert len({item.generator for item in found.values()}) > 1
+
+
+# --- calls that are wrong ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"image": "imge"}, r"image: no column 'imge'; did you mean 'image'\?.*It has image, name, caption"),
+        ({"caption": "captoin", "key": "nme"}, r"caption: no column 'captoin'; did you mean 'caption'\?; key: no column 'nme'"),
+        ({"split": "test"}, "cannot be read: Bad split: test. Available splits: .'train'"),
+        ({"config": "other"}, "cannot be read: BuilderConfig 'other' not found"),
+        ({"label": "kind", "labels": {"sdlx": "sdxl"}}, "labels: no class 'sdlx' in the column 'kind'; did you mean 'sdxl'"),
+        ({"labels": {"a": "real"}}, "`label` names no column"),
+        ({"origin": None}, "say what its images are"),
+        ({"origin": "painted"}, "it is one of real, synthetic"),
+        ({"label": "kind", "origin": "real", "labels": {"sdxl": "sdxl"}}, "leave `origin` out where labels decide"),
+    ],
+)
+def test_a_wrong_call_is_said_with_the_nearest_right_one(photos, settings, words):
+    with pytest.raises(UsageError, match=words):
+        find(photos, **settings)
+
+
+def test_a_folder_that_is_not_there_is_named_with_its_neighbour(tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(UsageError, match=r"no folder .*phots; did you mean 'photos'\?.*owner/name"):
+        Hub(str(tmp_path / "phots"), origin="real")
+
+
+def test_an_empty_folder_and_a_loading_script_are_refused_and_no_code_runs(tmp_path, capsys):
+    with pytest.raises(UsageError, match="doesn't contain any data files"):
+        find(tmp_path)
+    write(tmp_path / f"{tmp_path.name}.py", "print('RAN')")
+    with pytest.raises(UsageError, match="scripts are no longer supported"):
+        find(tmp_path)
+    assert "RAN" not in capsys.readouterr().out
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtra, match=r"needs datasets: pip install 'imaginet-build\[hub\]'"):
+        find(photos)
+
+
+def test_without_a_network_it_says_so_at_once_with_the_way_round(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    began = time.monotonic()
+    with pytest.raises(
+        UsageError, match=r"lab/photos: the hub cannot be asked.*hf download --repo-type dataset lab/photos"
+    ) as error:
+        list(Hub("lab/photos", origin="real").find(want()))
+    assert "\n" not in str(error.value)
+    assert time.monotonic() - began < 5
+
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+class StandIn(http.server.BaseHTTPRequestHandler):
+    """As much of the Hub as reading a data set takes: the folders below `root` are the data sets `lab/<folder>`."""
+
+    protocol_version = "HTTP/1.1"
+    root: Path
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        asked = re.fullmatch(r"(/api)?/datasets/lab/([^/]+)(?:/(tree|resolve|revision)/([^/]+)(?:/(.*))?)?", path)
+        place = self.root / asked[2] if asked else self.root / "nowhere"
+        inside = place / ((asked and asked[5]) or "")
+        if asked and asked[1] and asked[3] in (None, "revision") and asked[4] in (None, COMMIT) and place.is_dir():
+            self.answer(json.dumps({"id": f"lab/{asked[2]}", "sha": COMMIT, "tags": [], "siblings": []}).encode())
+        elif asked and asked[3] == "tree" and inside.is_dir():
+            self.answer(json.dumps([self.entry(place, path) for path in sorted(inside.iterdir())]).encode())
+        elif asked and asked[3] == "resolve" and inside.is_file():
+            data, span = inside.read_bytes(), re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+            part = data[int(span[1]) : int(span[2]) + 1] if span else data
+            headers = {"Content-Range": f"bytes {span[1]}-{int(span[1]) + len(part) - 1}/{len(data)}"} if span else {}
+            self.answer(part, 206 if span else 200, ETag='"x"', **headers)
+        else:
+            self.answer(b"{}", 404, **{"X-Error-Code": "EntryNotFound" if place.is_dir() else "RepoNotFound"})
+
+    do_HEAD = do_GET
+
+    def entry(self, place: Path, path: Path) -> dict[str, object]:
+        kind = "directory" if path.is_dir() else "file"
+        return {"type": kind, "oid": "0" * 40, "size": path.stat().st_size, "path": path.relative_to(place).as_posix()}
+
+    def answer(self, body: bytes, code: int = 200, **headers: str) -> None:
+        self.send_response(code)
+        for key, value in ({"X-Repo-Commit": COMMIT, "Content-Type": "application/json"} | headers).items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *words: object) -> None:
+        """Quiet."""
+
+
+READER = """
+import hashlib, json, logging, sys
+from imaginet_build.collectors.hub import Hub
+from imaginet_build.records import Want
+logging.basicConfig(format="%(message)s")
+read = {}
+for name, revision in (("rows", None), ("files", sys.argv[1])):
+    found = Hub(f"lab/{name}", revision=revision, origin="real").find(Want("hub", None, 0, frozenset({"default/train/0.png"})))
+    read[name] = {item.source_key: hashlib.sha256(item.data).hexdigest() for item in found}
+print(json.dumps(read))
+"""
+
+
+def test_a_data_set_of_the_hub_is_streamed_at_one_commit_byte_for_byte(tmp_path):
+    parquet(tmp_path / "hub" / "rows")
+    for n, data in enumerate(IMAGES[:4]):
+        write(tmp_path / "hub" / "files" / "data" / f"{n}.png", data)
+    handler = type("Here", (StandIn,), {"root": tmp_path / "hub"})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "cache")}
+        done = subprocess.run(
+            [sys.executable, "-c", READER, COMMIT], env=os.environ | place | {"HF_HUB_DISABLE_XET": "1"},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    digests = [hashlib.sha256(data).hexdigest() for data in IMAGES]
+    assert json.loads(done.stdout) == {
+        "rows": dict(zip(NAMES[1:], digests[1:], strict=True)),
+        "files": {f"default/train/{n}.png": digests[n] for n in range(1, 4)},
+    }
+    assert f'lab/rows: reading commit {COMMIT}; to stay at it, write revision = "{COMMIT}"' in done.stderr
+    assert "lab/files: reading" not in done.stderr

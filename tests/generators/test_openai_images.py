@@ -1,0 +1,514 @@
+"""Paid image models, against a server on this machine that can do everything wrong that a real one can."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import pickle
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from inline import Inline
+from PIL import Image
+
+from imaginet_build import catalog, engine
+from imaginet_build.errors import UsageError
+from imaginet_build.generate import generate
+from imaginet_build.generators import api, conformance
+from imaginet_build.generators.openai_images import OpenAIImages
+from imaginet_build.recipe import Generate
+from imaginet_build.records import Refusal, random_of
+from imaginet_build.store import Store
+
+KEY = "sk-proj-THE-SECRET-0123456789"
+ORDERS = conformance.orders(6, 64, 48, needs="prompt")
+
+
+def picture(prompt: str, size: str) -> bytes:
+    """What the honest server draws: smooth noise that the prompt alone decides."""
+    width, height = map(int, size.split("x"))
+    coarse = random_of(prompt, "served").integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(out, "PNG")
+    return out.getvalue()
+
+
+def answer(data: bytes | str) -> dict:
+    text = data if isinstance(data, str) else base64.b64encode(data).decode()
+    return {
+        "created": 1,
+        "data": [{"b64_json": text}],
+        "usage": {"input_tokens": 10, "output_tokens": 100, "total_tokens": 110},
+    }
+
+
+def problem(code: str | None, message: str = "no", kind: str = "image_generation_user_error", param: str | None = None) -> dict:
+    return {"error": {"code": code, "message": f"{message} (you sent {KEY})", "type": kind, "param": param}}
+
+
+class Server(ThreadingHTTPServer):
+    """`script[prompt]`: what happens to the first, second, ... request for it; honest work after that and otherwise."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script: dict[str, list] = {}
+        self.asked: list[dict] = []
+        self.times: list[float] = []
+        self.keys: set[str] = set()
+        self.running = self.most = 0
+        self.lock = threading.Lock()
+        self.closing = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def handle_error(self, request, client_address):
+        """A client that hangs up is part of the tests."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Server
+
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.asked.append(asked)
+            self.server.times.append(time.monotonic())
+            self.server.keys.add(self.headers["Authorization"])
+            self.server.running += 1
+            self.server.most = max(self.server.most, self.server.running)
+            plan = self.server.script.get(asked["prompt"], [])
+            act = plan.pop(0) if plan else None
+        try:
+            act(self, asked) if act else self.reply(200, answer(picture(asked["prompt"], asked["size"])))
+        finally:
+            with self.server.lock:
+                self.server.running -= 1
+
+    def reply(self, status, body, headers=(), kind="application/json"):
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def says(status, body, *headers, kind="application/json"):
+    return lambda handler, asked: handler.reply(status, body, headers, kind)
+
+
+def drops(handler, asked):
+    handler.close_connection = True
+    handler.connection.shutdown(2)
+
+
+def drops_in_the_body(handler, asked):
+    handler.send_response(200)
+    handler.send_header("Content-Length", "5000")
+    handler.end_headers()
+    handler.wfile.write(b'{"data": [')
+    drops(handler, asked)
+
+
+def drips(handler, asked):
+    """One byte now and then: no single read takes long, the whole does."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "5000")
+    handler.end_headers()
+    for _ in range(100):
+        if not handler.server.closing.wait(0.05):
+            handler.wfile.write(b" ")
+
+
+def waits(seconds):
+    def act(handler, asked):
+        handler.server.closing.wait(seconds)
+        handler.reply(200, answer(picture(asked["prompt"], asked["size"])))
+
+    return act
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("OPENAI_BASE_URL", "OPENAI_LOG", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    served = Server()
+    thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield served
+    served.closing.set()
+    served.shutdown()
+    thread.join()
+    served.server_close()
+
+
+@pytest.fixture(autouse=True)
+def the_key_stays_secret(caplog):
+    """Whatever else a test is about: nothing that is logged holds the key."""
+    caplog.set_level(logging.DEBUG)
+    yield
+    assert "THE-SECRET" not in caplog.text
+
+
+def made(server, **more) -> OpenAIImages:
+    return OpenAIImages("gpt-image-test", server.url, **({"first_wait": 0.01, "timeout": 5} | more))
+
+
+def first(server, *acts, **more):
+    """The answer to one order to which these things happen."""
+    server.script = {ORDERS[0].prompt.text: list(acts)}
+    (got,) = made(server, **more).draw(ORDERS[:1])
+    if isinstance(got, Refusal):
+        assert "THE-SECRET" not in repr(got)
+    return got
+
+
+def stops(server, *acts, **more) -> str:
+    """What is said when these things end the whole run."""
+    server.script = {ORDERS[0].prompt.text: list(acts)}
+    with pytest.raises(UsageError) as caught:
+        list(made(server, **({"concurrency": 1} | more)).draw(ORDERS[:3]))
+    assert "THE-SECRET" not in f"{caught.value!r}"
+    return str(caught.value)
+
+
+HONEST = picture(ORDERS[0].prompt.text, "64x48")
+
+
+# --- what comes, and what is said of it ----------------------------------------------------------------------------------
+
+
+def test_it_conforms(server):
+    assert conformance.check(lambda: made(server), ORDERS) == []
+    assert conformance.check_import("imaginet_build.generators.openai_images") == []
+
+
+def test_answers_are_the_services_own_bytes_in_the_order_asked_whoever_is_first(server):
+    server.script = {order.prompt.text: [waits(0.3 - 0.05 * i)] for i, order in enumerate(ORDERS)}
+    got = list(made(server, concurrency=3).draw(ORDERS))
+    assert got == [picture(order.prompt.text, "64x48") for order in ORDERS]
+    assert server.most == 3
+
+
+def test_one_request_is_one_image_and_carries_what_the_card_says(server):
+    generator = made(server, quality="low", output_format="png", options={"moderation": "low"})
+    list(generator.draw(ORDERS[:2]))
+    assert server.keys == {f"Bearer {KEY}"}
+    assert sorted(server.asked, key=str)[0] == {
+        "model": "gpt-image-test",
+        "prompt": ORDERS[0].prompt.text,
+        "size": "64x48",
+        "n": 1,
+        "quality": "low",
+        "output_format": "png",
+        "moderation": "low",
+    }
+    params = generator.params()
+    assert params.pop("openai")[0].isdigit()
+    assert params == {
+        "model": "gpt-image-test",
+        "host": server.url.split("/")[2],
+        "seeded": False,
+        "quality": "low",
+        "output_format": "png",
+        "options": {"moderation": "low"},
+        "batch_usage": {"input_tokens": 20, "output_tokens": 200, "images": 2},
+    }
+
+
+def test_the_key_is_in_no_attribute_and_no_pickle(server):
+    generator = made(server)
+    list(generator.draw(ORDERS[:1]))
+    assert b"THE-SECRET" not in pickle.dumps(generator)
+    assert "THE-SECRET" not in f"{generator!r}{vars(generator)}{generator.params()}"
+
+
+def test_it_works_inside_a_running_event_loop(server):
+    async def notebook():
+        return list(made(server).draw(ORDERS[:1]))
+
+    assert api.run(notebook()) == [HONEST]
+
+
+def test_what_a_server_says_is_repeated_without_keys():
+    mine = "my-own-KEY-0123456789"
+    assert api.scrub(f"bad key {mine},\nsent", mine) == "bad key ***, sent"
+    assert api.scrub("cut short: 'my-own-KEY-01", mine) == "cut short: '***"
+    assert api.scrub("short ones too: tiny", "tiny") == "short ones too: ***"
+    assert api.scrub("another's: sk-proj-abc123, Bearer abc123") == "another's: ***, ***"
+    assert len(api.scrub("x" * 5000)) == 200
+
+
+def test_a_server_without_keys_needs_none(server, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert first(server, key_variable="") == HONEST
+
+
+# --- rate limits and broken servers --------------------------------------------------------------------------------------
+
+
+def test_retry_after_is_obeyed_by_all_and_fewer_are_asked_at_once_afterwards(server):
+    server.script = {ORDERS[0].prompt.text: [says(429, problem("rate_limit_exceeded"), ("Retry-After", "1"))]}
+    generator = made(server, concurrency=2)
+    assert list(generator.draw(ORDERS)) == [picture(order.prompt.text, "64x48") for order in ORDERS]
+    before = [at for at in server.times if at < server.times[0] + 0.95]
+    assert len(before) <= 4, "those under way when the limit was met, and no more"
+    assert Counter(asked["prompt"] for asked in server.asked)[ORDERS[0].prompt.text] == 2
+
+
+def test_a_limit_halves_what_runs_at_once_and_success_raises_it_by_one():
+    async def course():
+        pace = api.Pace(8)
+        seen = []
+        for happens in (pace.well, lambda: pace.slow(0), lambda: pace.slow(0), *[pace.well] * 5, *[lambda: pace.slow(0)] * 3):
+            happens()
+            seen.append(pace.limit)
+        return seen
+
+    assert api.run(course()) == [8, 4, 2, 2, 3, 3, 3, 4, 2, 1, 1]
+
+
+def test_a_rate_limit_longer_than_longest_wait_ends_the_run_and_rejects_nothing(server):
+    began = time.monotonic()
+    said = stops(server, says(429, problem(None), ("Retry-After", "7200")))
+    assert "asks to wait 7200 s more, longest_wait is 1800 s" in said
+    assert time.monotonic() - began < 3
+    assert len(server.asked) == 1
+
+
+def test_rate_limits_without_a_time_or_with_none_are_waited_out_but_not_for_ever(server):
+    assert first(server, *[says(429, problem(None)), says(429, problem(None), ("Retry-After", "0"))] * 2) == HONEST
+    assert "longest_wait is 0 s" in stops(server, *[says(429, problem(None), ("Retry-After", "0"))] * 50, longest_wait=0.2)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "86400"}, 86400),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"retry-after": "-3"}, 0),
+        ({"retry-after": "Fri, 01 Jan 2021 00:00:00 GMT"}, 0),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after_in_every_spelling(headers, seconds):
+    assert api.retry_after(headers) == seconds
+
+
+@pytest.mark.parametrize("act", [drops, drops_in_the_body, *(says(n, problem(None)) for n in (500, 502, 503))])
+def test_broken_servers_are_asked_again_so_many_times(server, act):
+    assert first(server, act, act) == HONEST
+    got = first(server, *[act] * 9, retries=2)
+    assert got.reason in ("dropped", "server-error")
+    assert len(server.asked) == 3 + 3
+
+
+@pytest.mark.parametrize("act", [drips, waits(3), says(504, b"<html>gateway</html>", kind="text/html")])
+def test_a_timeout_is_never_asked_again_and_says_what_it_may_have_cost(server, act):
+    began = time.monotonic()
+    got = first(server, act, timeout=0.3)
+    assert (got.reason, len(server.asked)) == ("timeout", 1)
+    assert "may have been billed" in got.detail
+    assert time.monotonic() - began < 2
+
+
+def test_a_server_that_is_not_there_ends_the_run(server):
+    with pytest.raises(UsageError, match=r"127\.0\.0\.1:1 cannot be reached"):
+        list(OpenAIImages("m", "http://127.0.0.1:1/v1", first_wait=0.01, retries=1).draw(ORDERS))
+
+
+# --- refusals, money and keys --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["moderation_blocked", "content_policy_violation"])
+def test_moderation_is_a_refusal_of_that_prompt_alone(server, code):
+    server.script = {ORDERS[1].prompt.text: [says(400, problem(code, "rejected by the safety system"))]}
+    one, two, three = made(server).draw(ORDERS[:3])
+    assert two.reason == "moderation"
+    assert "rejected by the safety system" in two.detail
+    assert "THE-SECRET" not in two.detail
+    assert isinstance(one, bytes)
+    assert isinstance(three, bytes)
+    assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (429, "insufficient_quota", "insufficient_quota"),
+        (429, None, "insufficient_quota"),
+        (400, "billing_hard_limit_reached", "invalid_request_error"),
+        (402, None, "payment"),
+    ],
+)
+def test_without_money_nothing_more_is_sent(server, status, code, kind):
+    assert "billing" in stops(server, *[says(status, problem(code, kind=kind), ("Retry-After", "1"))] * 3)
+    assert len(server.asked) == 1
+
+
+def test_images_finished_before_a_stop_are_given_out_and_lost_ones_are_said(server):
+    server.script = {ORDERS[2].prompt.text: [says(429, problem("insufficient_quota"))]}
+    answers = made(server, concurrency=1).draw(ORDERS)
+    assert [next(answers), next(answers)] == [picture(order.prompt.text, "64x48") for order in ORDERS[:2]]
+    with pytest.raises(UsageError, match="insufficient_quota"):
+        next(answers)
+    assert len(server.asked) == 3
+
+    server.script = {ORDERS[0].prompt.text: [slowly_out_of_money]}
+    with pytest.raises(UsageError, match=r"1 image\(s\) of the batch came after the stop, were paid for and are not kept"):
+        list(made(server, concurrency=2).draw(ORDERS[:2]))
+
+
+def slowly_out_of_money(handler, asked):
+    handler.server.closing.wait(0.3)
+    handler.reply(429, problem("insufficient_quota"))
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (says(401, problem("invalid_api_key", "Incorrect API key provided")), "does not accept the key in OPENAI_API_KEY"),
+        (says(403, problem(None, "organization must be verified")), "does not accept the key"),
+        (says(404, problem("model_not_found")), "no model 'gpt-image-test'"),
+        (says(400, problem("invalid_value", param="quality")), "does not take this quality"),
+    ],
+)
+def test_what_every_order_would_meet_ends_the_run(server, act, words):
+    assert words in stops(server, *[act] * 3)
+    assert len(server.asked) == 1
+
+
+def test_the_budget_is_never_passed_and_a_batch_that_would_is_not_begun(server):
+    generator = made(server, budget_images=4)
+    assert len(list(generator.draw(ORDERS[:3]))) == 3
+    with pytest.raises(UsageError, match="budget_images = 4, 3 of it spent, and the next batch has 3 images"):
+        list(generator.draw(ORDERS[3:]))
+    assert len(server.asked) == 3
+    # What failed on the way may have been billed, so it counts.
+    assert "budget_images = 3 is spent" in stops(server, says(500, problem(None)), budget_images=3)
+    assert len(server.asked) == 3 + 3
+
+
+def test_settings_and_keys_that_cannot_work_are_named_before_a_request(server, monkeypatch):
+    with pytest.raises(UsageError, match=r"timeout is 0.*concurrency is 0.*budget_images is 0.*options may not set prompt"):
+        made(server, timeout=0, concurrency=0, budget_images=0, options={"prompt": "mine"})
+    for url in ("ftp://x", "http://user:word@127.0.0.1/v1", "nonsense", "http://127.0.0.1:port/"):
+        with pytest.raises(UsageError, match="base_url is an http"):
+            OpenAIImages("m", url)
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n{KEY}")
+    with pytest.raises(UsageError, match="holds characters that no key has") as caught:
+        made(server)
+    assert "THE-SECRET" not in str(caught.value)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(UsageError, match="export OPENAI_API_KEY="):
+        made(server)
+
+
+# --- bytes that are no image ---------------------------------------------------------------------------------------------
+
+
+WHOLE = base64.b64encode(HONEST).decode()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (answer(WHOLE[:-7]), "bad-base64"),
+        (answer(WHOLE[: len(WHOLE) // 8 * 4]), "truncated"),
+        (answer("!" + WHOLE), "bad-base64"),
+        (answer(f"<html>{KEY}</html>".encode()), "not-an-image"),
+        (answer(""), "empty"),
+        (answer(picture("another", "48x64")), "wrong-size"),
+        ({"data": []}, "no-data"),
+        ({"data": [{"b64_json": 3}]}, "no-data"),
+        ({"data": [{"url": "http://127.0.0.1/x.png"}]}, "no-data"),
+        ([], "no-data"),
+        (f"<html>it works, {KEY}</html>".encode(), "not-json"),
+        (b"", "not-json"),
+    ],
+)
+def test_what_is_no_whole_image_of_the_ordered_size_is_refused(server, body, reason):
+    got = first(server, says(200, body, kind="text/html" if isinstance(body, bytes) else "application/json"))
+    assert (got.reason, len(server.asked)) == (reason, 1)
+
+
+def test_data_urls_are_read(server):
+    assert first(server, says(200, answer(f"data:image/png;base64,{WHOLE}"))) == HONEST
+
+
+def test_one_image_delivered_for_two_orders_is_kept_once(server):
+    server.script = {ORDERS[1].prompt.text: [says(200, answer(HONEST))]}
+    one, two = made(server).draw(ORDERS[:2])
+    assert one == HONEST
+    assert (two.reason, two.detail) == ("duplicate-delivery", f"the bytes are those of order {ORDERS[0].id}")
+
+
+def test_sizes_a_model_does_not_draw_cost_nothing(server):
+    for wrong in ((1000, 1000), (64, 256), (4096, 4096)):
+        (got,) = made(server).draw(conformance.orders(1, *wrong, needs="prompt"))
+        assert got.reason == "bad-size"
+    (got,) = made(server, sizes=["1024x1024"]).draw(ORDERS[:1])
+    assert got.reason == "bad-size"
+    assert server.asked == []
+
+
+# --- cards ---------------------------------------------------------------------------------------------------------------
+
+
+def test_every_card_is_built_and_draws(server):
+    cards = [card for card in catalog.cards("generators").values() if card.family == "gpt_image"]
+    assert len(cards) >= 6
+    for card in cards:
+        generator = catalog.build(card, base_url=server.url)
+        side = card.options["width"] if "sizes" in card.options else 64
+        (got,) = generator.draw(conformance.orders(1, side, side, needs="prompt"))
+        assert isinstance(got, bytes)
+        assert server.asked[-1]["model"] == card.model
+        assert card.about.environment == ["OPENAI_API_KEY"]
+
+
+def test_a_run_keeps_images_and_refusals_and_the_key_nowhere(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine, "run", Inline())
+    texts = ["a red barn under heavy snow", "the old harbour seen at dawn", "an empty tram in the rain"]
+    (tmp_path / "list.txt").write_text("\n".join(texts))
+    server.script = {texts[1]: [says(429, problem(None)), says(400, problem("moderation_blocked"))]}
+    options = {"base_url": server.url, "first_wait": 0.01}
+    entry = Generate(
+        generator="gpt-image-2", category="photos", count=3, prompts="list.txt", width=64, height=48, options=options
+    )
+    store = Store(tmp_path / "work")
+    done = generate(store, [entry], 0, engine.Pool(workers=1))
+    assert (done.total, done.rejected, done.failed) == (2, {"moderation": 1}, 0)
+    rows = {row["id"]: row for row in store.facts().to_pylist()}
+    assert {name: data == picture(rows[name]["prompt"], "64x48") for name, data in store.images(rows)} == dict.fromkeys(
+        rows, True
+    )
+    assert {json.loads(row["params"])["host"] for row in rows.values()} == {server.url.split("/")[2]}
+    tables = [*store.facts().to_pylist(), *store.rejects().to_pylist()]
+    assert "THE-SECRET" not in repr(tables)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"THE-SECRET" in path.read_bytes()]
+
+    # What was refused is not asked again.
+    assert (generate(store, [entry], 0, engine.Pool(workers=1)).new, len(server.asked)) == (0, 4)
