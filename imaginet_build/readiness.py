@@ -60,12 +60,10 @@ def missing(card: Card) -> list[str]:
     found += [
         f"it needs {name} in the environment: export {name}=..." for name in card.about.environment if not os.getenv(name)
     ]
-    if card.about.environment:
-        return found  # a model behind an API has no weights here
     if card.kind == "sources":
         gate = card.about.gated and not os.getenv("HF_TOKEN")
         page = f"https://huggingface.co/datasets/{card.model}"
-        return found + [f"accept its terms at {page}, then set HF_TOKEN"] if gate and card.model else found
+        return [*found, f"accept its terms at {page}, then set HF_TOKEN"] if gate and card.model else found
     references = [card.model, *_texts(card.options.get("models")), *_texts(card.options.get("lora"))]
     found += [why for reference in references if reference and (why := _weights_missing(card, reference))]
     return found
@@ -131,7 +129,8 @@ def _weights_missing(card: Card, reference: str) -> str | None:
     if reference.startswith("bundled:"):
         return None if cards.bundled(reference).exists() else f"the model {reference} is not in this copy of the package"
     if not is_hub_id(reference):
-        return None if Path(reference).exists() else f"there is nothing at {reference}"
+        served = card.about.environment and "/" not in reference  # a model behind an API has no weights here
+        return None if served or Path(reference).exists() else f"there is nothing at {reference}"
     snapshots = _cache(reference) / "snapshots"
     if snapshots.is_dir() and any(folder.is_dir() and any(folder.iterdir()) for folder in snapshots.iterdir()):
         return None
