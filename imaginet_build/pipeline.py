@@ -78,7 +78,7 @@ def run(session: Session, say: Callable[[str], None]) -> Summary:
     auc = results["tracks"]["origin"]["auc"]
     say(f"baseline: origin AUC {summaries.number(auc)}")
     page = stages.report(session)
-    filled = sum(1 for cell in balanced.cells if cell.kept)
+    filled = sum(1 for cell in balanced.cells if cell.kept >= cell.asked)
     return Summary(
         images=published.rows,
         twins_removed=balanced.duplicates["twins_removed"] + balanced.duplicates["label_conflicts_removed"],
