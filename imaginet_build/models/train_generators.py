@@ -109,6 +109,11 @@ class _Run:
     def write(self, facts: dict[str, Any]) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        for config in self.out.rglob("config.json"):
+            # diffusers notes where a model was loaded from: a folder of this machine.
+            kept = json.loads(config.read_text(encoding="utf-8"))
+            if kept.pop("_name_or_path", None) is not None:
+                config.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for path in self.out.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes for the owner alone
         log.info("%s: step %s, %s", self.out.name, facts["steps"], facts["figures"])
