@@ -9,7 +9,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORK ?= work/quickstart
-PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test prove bench clean
@@ -44,4 +43,4 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench
 
 clean:
-	rm -rf $(VENV) $(PEERS) work .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) work .pytest_cache .ruff_cache .mypy_cache .hypothesis

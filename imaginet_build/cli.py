@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from imaginet_build.workspace import Session
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="build-imaginet",
@@ -53,8 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(arguments, prog_name="build-imaginet")
     except BuildError as error:
         sys.exit(_complain(str(error), error.exit_code))
-    except KeyboardInterrupt:
-        sys.exit(_complain("interrupted: what was finished is kept; the same command goes on from here", 130))
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code != INTERRUPTED:
+            raise
+        # typer makes an exit of Ctrl-C itself, and says nothing.
+        sys.exit(_complain("interrupted: what was finished is kept; the same command goes on from here", INTERRUPTED))
     except BrokenPipeError:
         # The reader went away (`| head`): nothing more to say, and nothing to flush into a closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -240,12 +245,8 @@ def audit(
 
     if (real is None) != (fake is None) or (target is not None and real is not None):
         raise UsageError("give one target, or both --real DIR and --fake DIR")
-    if real is not None and fake is not None:
-        result = stages.audit_pair(real, fake)
-    elif target is not None:
-        result = stages.audit(target)
-    else:
-        result = stages.audit(str(_session(None, work, sets).store.root))
+    session = _session(None, work, sets)
+    result = stages.audit_pair(real, fake, session) if real and fake else stages.audit(target, session)
     _print(result.to_json(), summaries.audit_text(result.to_json()), as_json)
     raise typer.Exit(GateRefused.exit_code if result.refused else int(bool(result.unreadable)))
 
@@ -272,7 +273,8 @@ def publish(
 DetectorOption = Annotated[str | None, typer.Option("--detector", help="A detector card; the recipe's without it.")]
 CheckpointOption = Annotated[Path | None, typer.Option("--checkpoint", help="A trained checkpoint folder.")]
 OnOption = Annotated[Path | None, typer.Option("--on", help="A release, or a folder with real and synthetic in it.")]
-TrackOption = Annotated[str, typer.Option("--track", help="origin, generator or both.")]
+Track = Literal["origin", "generator", "both"]
+TrackOption = Annotated[Track, typer.Option("--track", help="Which of the two tracks to show.")]
 
 
 @baseline_app.callback(invoke_without_command=True)

@@ -13,7 +13,7 @@ from imaginet_build import catalog, engine, images
 from imaginet_build.collectors import Collector
 from imaginet_build.errors import BadImage, UsageError
 from imaginet_build.recipe import Collect
-from imaginet_build.records import Found, Record, Refusal, Want, make_id
+from imaginet_build.records import EXTENSIONS, Found, Record, Refusal, Want, make_id
 from imaginet_build.store import Store, StoreError
 
 log = logging.getLogger(__name__)
@@ -276,6 +276,8 @@ def folders(real: Path, fake: Path) -> list[Collect]:
     for path in (real, fake):
         if not path.is_dir():
             raise UsageError(f"no folder {path}: --real and --fake each name a folder of images")
+        if not any(name.suffix.lower().lstrip(".") in EXTENSIONS for name in path.rglob("*")):
+            raise UsageError(f"no image in {path}: --real and --fake each name a folder of images")
     if real.resolve() == fake.resolve():
         raise UsageError(f"--real and --fake are the same folder: {real}")
     entry = Collect(source="folder")

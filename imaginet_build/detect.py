@@ -16,13 +16,13 @@ import numpy as np
 from imaginet_build import catalog, images
 from imaginet_build.detectors.checkpoint import SMALLEST, Calibration, calibration_of, read_config
 from imaginet_build.errors import BadImage, UsageError
-from imaginet_build.records import Item, Scores
+from imaginet_build.records import EXTENSIONS, Item, Scores
 
 log = logging.getLogger(__name__)
 
 SHIPPED = "bundled:detector-small"
 SHIPPED_NAME = "detector-small (ships with imaginet-build)"
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+_SUFFIXES = frozenset(f".{name}" for name in EXTENSIONS)
 _CHUNK = 32
 
 
@@ -32,7 +32,7 @@ def detect(paths: Sequence[Path], checkpoint: Path | None = None) -> list[dict[s
     An answer is `{"path", "p_synthetic", "verdict", "generator", "p_generator", "checkpoint", "note"}`: `verdict` is
     `synthetic`, `real` or `cannot tell`, `generator` the likeliest name and `p_generator` its probability given that the
     image is synthetic (both null unless the verdict is `synthetic`). What cannot be read is `{"path", "error"}`.
-    `checkpoint`: a folder of `baseline train` or `baseline export`; None is the one that ships. Raises `UsageError` for a
+    `checkpoint`: a folder of `baseline train` or `baseline.export`; None is the one that ships. Raises `UsageError` for a
     path that does not exist, a folder without images, or a folder that is no checkpoint.
     """
     files = [file for path in paths for file in _files(path)]

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from imaginet_build.errors import BadImage, UsageError
 from imaginet_build.pixel_probes import PIXEL_PROBES, pixel_facts
-from imaginet_build.records import ORIGINS, Facts, Refusal
+from imaginet_build.records import EXTENSIONS, ORIGINS, Facts, Refusal
 
 FACTS = pa.schema(
     [
@@ -55,11 +55,6 @@ Measured = Facts | Looked | Refusal
 Task = bytes | Path
 Map = Callable[[Callable[[Task], Measured], Iterable[Task]], Iterable[Measured]]
 """How tasks are measured: the built-in `map`, or one that keeps the order and spreads the work."""
-
-EXTENSIONS = frozenset(
-    {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jxl"}
-)
-"""File names that promise an image; the decoder decides what is behind them."""
 
 MAX_BYTES = 256 * 2**20
 _ROWS_AT_ONCE = 8192

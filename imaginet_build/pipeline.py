@@ -12,8 +12,7 @@ from imaginet_build import catalog, engine, orders, stages, summaries
 from imaginet_build import recipe as recipes
 from imaginet_build.collect import folders
 from imaginet_build.records import make_id
-from imaginet_build.store import Store
-from imaginet_build.workspace import Session, begin, pool_of
+from imaginet_build.workspace import Session, session_of
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +50,11 @@ def of_folders(real: Path, fake: Path, work: Path | None, sets: Sequence[str], p
     template |= {"name": f"{real.resolve().name}-{fake.resolve().name}-{place}", "collect": [w.model_dump() for w in wants]}
     template.pop("variables", None)
     recipe = recipes.parse(template, sets, catalog.check, name="--real and --fake")
-    return Session(recipe, Store(work or Path("work") / recipe.name), pool_of(recipe), progress=progress)
+    return session_of(recipe, work, progress=progress)
 
 
 def run(session: Session, say: Callable[[str], None]) -> Summary:
     """All stages. A refusal by the gate ends nothing, since nothing leaves this machine, but it is the exit code."""
-    begin(session)
     recipe, store = session.recipe, session.store
     say(f"{recipe.name}: {session.pool.size} workers of {session.pool.threads_per_worker} thread(s), in {store.root}")
     failed = 0
@@ -99,7 +97,8 @@ def forecast(session: Session, which: Sequence[str] = ("collect", "generate"), g
     document: dict[str, Any] = {"recipe": recipe.name, "work": str(store.root)}
     if "collect" in which:
         document["collect"] = [
-            {"source": want.source, "category": want.category, "images": want.count or "all"} for want in recipe.collect
+            {"source": want.source, "category": want.category, "images": want.count or "all", "options": want.options}
+            for want in recipe.collect
         ]
         document["collected"] = len(store.ids("collect"))
     if "generate" in which:

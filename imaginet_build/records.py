@@ -204,6 +204,11 @@ class View:
     first_subsampling: str | None = None
 
 
+EXTENSIONS = frozenset(
+    {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jxl"}
+)
+"""File names that promise an image, lower case without the dot; the decoder decides what is behind them."""
+
 FACT_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),

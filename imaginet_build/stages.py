@@ -26,7 +26,7 @@ from imaginet_build.datasetcard import About
 from imaginet_build.errors import GateRefused, UsageError, suggest
 from imaginet_build.recipe import Collect, Generate, Recipe
 from imaginet_build.store import Store, write_text
-from imaginet_build.workspace import Session, begin
+from imaginet_build.workspace import Session, begun
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -40,10 +40,10 @@ def collect(session: Session, source: str | None = None, limit: int | None = Non
     wants = _entries(session.recipe.collect, "source", source, "collect")
     if limit is not None:
         wants = [want.model_copy(update={"count": min(limit, want.count or limit)}) for want in wants]
-    begin(session)
-    return collects.collect(
-        session.store, wants, session.recipe.seed, session.pool, trust=session.trust, progress=session.progress
-    )
+    with begun(session):
+        return collects.collect(
+            session.store, wants, session.recipe.seed, session.pool, trust=session.trust, progress=session.progress
+        )
 
 
 def generate(
@@ -56,11 +56,11 @@ def generate(
     entries = _entries(session.recipe.generate, "generator", generator, "generate")
     if prompts is not None:
         entries = [entry.model_copy(update={"prompts": prompts}) for entry in entries]
-    begin(session)
-    return generates.generate(
-        session.store, entries, session.recipe.seed, session.pool,
-        limit=limit, shard=shard, trust=session.trust, progress=session.progress,
-    )  # fmt: skip
+    with begun(session):
+        return generates.generate(
+            session.store, entries, session.recipe.seed, session.pool,
+            limit=limit, shard=shard, trust=session.trust, progress=session.progress,
+        )  # fmt: skip
 
 
 def balance(session: Session) -> balances.Balanced:
@@ -114,14 +114,19 @@ def published_json(published: publishes.Published, said: dict[str, Any]) -> dict
     return document | {"rejected": published.rejected, "unchanged": published.unchanged, "gate": said["gate"]}
 
 
-def audit(target: str) -> audits.AuditResult:
-    """Audit any target, measuring its images on every core."""
-    return audits.audit(target, map=partial(_ordered, engine.Pool()))
+def audit(target: str | None, session: Session) -> audits.AuditResult:
+    """Audit any target, or without one the session's work folder, by the recipe's limit; images are measured on every core."""
+    settings = session.recipe.audit
+    place = str(session.store.root) if target is None else target
+    mapped = partial(_ordered, session.pool)
+    return audits.audit(place, map=mapped, limit=settings.limit, permutations=settings.permutations)
 
 
-def audit_pair(real: Path, fake: Path) -> audits.AuditResult:
-    """Audit two plain folders."""
-    return audits.audit_folders(real, fake, map=partial(_ordered, engine.Pool()))
+def audit_pair(real: Path, fake: Path, session: Session) -> audits.AuditResult:
+    """Audit two plain folders by the recipe's limit."""
+    settings = session.recipe.audit
+    mapped = partial(_ordered, session.pool)
+    return audits.audit_folders(real, fake, map=mapped, limit=settings.limit, permutations=settings.permutations)
 
 
 def report(session: Session) -> Path:

@@ -99,7 +99,9 @@ def forecast_text(document: Mapping[str, Any]) -> str:
     """What would be done."""
     lines = [f"{document['recipe']} in {document['work']}: nothing was done, this is what would be"]
     for entry in document.get("collect", []):
-        lines.append(f"collect   {entry['source']}: {entry['images']} images of {entry['category'] or 'every category'}")
+        options = ", ".join(f"{key} {value}" for key, value in entry["options"].items())
+        what = f"{entry['images']} images of {entry['category'] or 'every category'}"
+        lines.append(f"collect   {entry['source']}: {what}{f' ({options})' if options else ''}")
     for entry in document.get("generate", []):
         lines.append(
             f"generate  {entry['generator']}: {entry['images']} images of {entry['category']} in {entry['batches']} batches"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,42 +46,50 @@ def open_session(
     def read(path: Path | str, sets: Sequence[str] = ()) -> Recipe:
         return recipes.load(path, sets, lambda document: catalog.check(document, trust=trust))
 
-    def begun(folder: Path) -> Path | None:
+    def held(folder: Path) -> Path | None:
         return found if (found := folder / "recipe.toml").is_file() else None
 
     if recipe is not None:
         wanted = read(catalog.pipeline(recipe), overrides)
-    elif work is not None and (old := begun(work)):
+    elif work is not None and (old := held(work)):
         wanted = read(old, overrides)
     else:
         default = read(catalog.pipeline(f"{DEFAULT}.toml"), ())
-        old = begun(Path("work") / default.name) if work is None else None
+        old = held(Path("work") / default.name) if work is None else None
         wanted = read(old or catalog.pipeline(f"{DEFAULT}.toml"), overrides)
     folder = work or Path("work") / wanted.name
-    if old := begun(folder):
-        changes = recipes.difference(read(old), wanted)
-        if changes:
-            raise UsageError(
-                f"{folder} was begun with another recipe; nothing was started. The difference:\n  "
-                + "\n  ".join(changes)
-                + f"\nTake another folder (--work DIR), or leave --recipe and --set out to go on with {old}"
-            )
-    return Session(wanted, Store(folder), pool_of(wanted), trust, progress)
+    return session_of(wanted, folder, trust=trust, progress=progress)
 
 
-def begin(session: Session) -> Session:
-    """Write the recipe into the work folder, so that later commands need not name it."""
-    if not session.store.recipe_path.is_file():
-        write_text(session.store.recipe_path, recipes.to_toml(session.recipe))
-    return session
+@contextmanager
+def begun(session: Session) -> Iterator[None]:
+    """Write the recipe into the work folder, so that later commands need not name it.
+
+    A call that turns out to be wrong before anything was made takes it back: nothing was started, and nothing is left.
+    """
+    path, fresh = session.store.recipe_path, not session.store.recipe_path.is_file()
+    if fresh:
+        write_text(path, recipes.to_toml(session.recipe))
+    try:
+        yield
+    except UsageError:
+        if fresh and not session.store.parts():
+            path.unlink()
+            with suppress(OSError):  # something else lies there already
+                path.parent.rmdir()
+        raise
 
 
 def session_of(recipe: Recipe, work: Path | None, *, trust: bool = False, progress: engine.Progress = engine.silent) -> Session:
-    """A session for a recipe made in code; the folder must not have been begun with another one."""
+    """A session for a recipe and a folder, which must not have been begun with another one (`UsageError`)."""
     folder = work or Path("work") / recipe.name
     old = folder / "recipe.toml"
-    if old.is_file() and recipes.digest(recipes.load(old)) != recipes.digest(recipe):
-        raise UsageError(f"{folder} was begun with another recipe: take another folder (--work DIR)")
+    if old.is_file() and (changes := recipes.difference(recipes.load(old), recipe)):
+        raise UsageError(
+            f"{folder} was begun with another recipe; nothing was started. The difference:\n  "
+            + "\n  ".join(changes)
+            + f"\nTake another folder (--work DIR), or leave --recipe and --set out to go on with {old}"
+        )
     return Session(recipe, Store(folder), pool_of(recipe), trust, progress)
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,3 +138,28 @@ def test_doctor_says_what_works(tmp_path: Path) -> None:
     rows = json.loads(run("doctor", "--json", cwd=tmp_path).stdout)
     assert all({"name", "ok", "detail", "remedy"} <= row.keys() for row in rows)
     assert any("python" in row["name"].lower() for row in rows)
+
+
+def test_interrupted_it_says_how_to_go_on(tmp_path: Path) -> None:
+    folder_of(tmp_path / "real", 40, "r")
+    folder_of(tmp_path / "fake", 40, "f")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "imaginet_build", "run", "--real", "real", "--fake", "fake", "--work", "w"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    said = first + process.communicate(timeout=60)[1]
+    assert process.returncode == 130, said
+    assert said.endswith("build-imaginet: interrupted: what was finished is kept; the same command goes on from here\n")
+    assert "Traceback" not in said
+
+
+def test_a_refused_call_leaves_no_work_folder(tmp_path: Path) -> None:
+    run("generate", "--generator", "sdxl", cwd=tmp_path, code=2)
+    assert not (tmp_path / "work" / "imaginet").exists()
+
+
+def test_a_track_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    assert "origin" in run("baseline", "evaluate", "--track", "foo", cwd=tmp_path, code=2).stderr

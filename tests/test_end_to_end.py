@@ -24,11 +24,11 @@ def table(folder: Path, view: str) -> pd.DataFrame:
 def test_it_ends_with_five_figures_and_two_places(quickstart: Path) -> None:
     summary = json.loads((quickstart / "summary.json").read_text())
     assert summary["images"] >= 120
-    assert summary["twins_removed"] >= 0
+    assert summary["twins_removed"] == 0, "crops of one photograph are no twins of each other"
     cells = json.loads((quickstart / "work/quickstart/balance.json").read_text())["cells"]
     assert summary["cells_filled"] == f"{sum(c['kept'] >= c['asked'] for c in cells)} of {len(cells)}"
-    assert 0 <= summary["audit_value"] <= 0.6
-    assert 0 <= summary["baseline_auc"] <= 1
+    assert summary["audit_value"] == 0.5, "both classes look alike from outside to the last row"
+    assert summary["baseline_auc"] > 0.6
     assert (quickstart / summary["report"]).is_file()
     assert (quickstart / summary["release"] / "release.json").is_file()
 

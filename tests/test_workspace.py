@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from pictures import write
 
+from imaginet_build import engine, pipeline
 from imaginet_build import recipe as recipes
 from imaginet_build.engine import Pool
 from imaginet_build.errors import UsageError
 from imaginet_build.recipe import Recipe
-from imaginet_build.workspace import begin, open_session, pool_of, session_of
+from imaginet_build.workspace import Session, begun, open_session, pool_of, session_of
 
 RECIPE = """
 name = "mine"
@@ -23,6 +24,12 @@ options = { root = "{root}" }
 [balance]
 per_cell = 10
 """
+
+
+def begin(session: Session) -> Session:
+    """A folder that was begun and nothing more."""
+    with begun(session):
+        return session
 
 
 @pytest.fixture
@@ -126,3 +133,37 @@ def test_the_pool_is_what_the_recipe_says(place):
     assert pool_of(Recipe.model_validate({"name": "a", "engine": settings})) == Pool(3, 2, 4, 9)
     with pytest.raises(UsageError, match=r"engine\.kind = 'ray' is not built yet: take 'spawn'"):
         pool_of(Recipe.model_validate({"name": "a", "engine": {"kind": "ray"}}))
+
+
+def test_a_call_that_turns_out_wrong_leaves_nothing_behind(place):
+    session = open_session("mine.toml")
+    with pytest.raises(UsageError, match="no weights"), begun(session):
+        raise UsageError("no weights")
+    assert not session.store.root.exists()
+    begin(session)
+    with pytest.raises(UsageError), begun(session):
+        raise UsageError("no weights")
+    assert session.store.recipe_path.is_file(), "what an earlier call began stays"
+
+
+def test_other_folders_on_a_begun_work_folder_are_refused(place):
+    for name in ("a", "b"):
+        for half in ("real", "fake"):
+            (place / name / half).mkdir(parents=True)
+            (place / name / half / "x.png").touch()
+
+    def of(name: str) -> Session:
+        return pipeline.of_folders(place / name / "real", place / name / "fake", place / "w", (), engine.silent)
+
+    begin(of("a"))
+    assert of("a").recipe.name == of("a").recipe.name
+    with pytest.raises(UsageError, match="begun with another recipe"):
+        of("b")
+
+
+def test_an_empty_folder_is_refused_before_anything_starts(place):
+    (place / "real").mkdir()
+    (place / "fake").mkdir()
+    (place / "fake" / "x.png").touch()
+    with pytest.raises(UsageError, match=r"no image in .*real"):
+        pipeline.of_folders(place / "real", place / "fake", None, (), engine.silent)

@@ -20,14 +20,14 @@ from PIL import Image
 from imaginet_build import images, release
 from imaginet_build.baseline.augment import Augmentation, Pixels, augment
 from imaginet_build.errors import BuildError, UsageError
-from imaginet_build.records import ORIGINS, make_id, random_of
+from imaginet_build.records import EXTENSIONS, ORIGINS, make_id, random_of
 
 log = logging.getLogger(__name__)
 
 Ints = npt.NDArray[np.int64]
 DECODED_BUDGET = 2 << 30
 """Bytes: decoded pixels are kept in memory where the whole split takes no more."""
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+_SUFFIXES = frozenset(f".{name}" for name in EXTENSIONS)
 
 
 @dataclass(frozen=True)

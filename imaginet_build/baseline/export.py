@@ -44,7 +44,7 @@ def export(checkpoint: Path, out: Path) -> Exported:
     try:
         import onnx  # noqa: F401 - torch's exporter needs it
     except ImportError:
-        raise MissingExtra("baseline export", "onnx", "baseline") from None
+        raise MissingExtra("exporting a checkpoint", "onnx", "baseline") from None
     config, network = load_checkpoint(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / WEIGHTS

@@ -12,12 +12,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from imaginet_build.errors import UsageError, suggest
-from imaginet_build.records import ORIGINS, Found, Origin, Refusal, Want, make_id
+from imaginet_build.records import EXTENSIONS, ORIGINS, Found, Origin, Refusal, Want, make_id
 
 log = logging.getLogger(__name__)
-
-EXTENSIONS = frozenset({"jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jxl"})
-"""File names that promise an image. What is behind them is decided by the decoder, not here."""
 
 MAX_BYTES = 256 * 2**20
 """A larger file is refused unread."""

@@ -17,7 +17,7 @@ WEIGHTS = "model.onnx"
 
 
 class Onnx:
-    """An exported network. `model` is a folder with model.onnx and config.json, as `baseline export` writes it.
+    """An exported network. `model` is a folder with model.onnx and config.json, as `baseline.export.export` writes it.
 
     The graph takes `pixels` (n, 3, h, w) float32 in [0, 255] and gives `origin` (n,) and `named` (n, names) logits. Crops and
     averaging are those of the detector it came from. Raises `UsageError` where the folder is not such a checkpoint.
@@ -31,7 +31,7 @@ class Onnx:
         folder = Path(model)
         self.config = read_config(folder, "names", "crop")
         if not (folder / WEIGHTS).is_file():
-            raise UsageError(f"{folder} has no {WEIGHTS}; make it: build-imaginet baseline export")
+            raise UsageError(f"{folder} has no {WEIGHTS}; make it with imaginet_build.baseline.export.export")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3

@@ -80,18 +80,3 @@ def test_killed_at_any_moment_it_ends_the_same(images: Path) -> None:
     run(*command("wild"), cwd=images, code=1)
     assert killed >= 3
     assert state(images / "wild") == whole
-
-
-def test_interrupted_by_hand_it_says_how_to_go_on(images: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "imaginet_build", *command("byhand")],
-        cwd=images, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        process.wait(timeout=6)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert said.splitlines()[-1] == "build-imaginet: interrupted: what was finished is kept; the same command goes on from here"
-    assert "Traceback" not in said
