@@ -12,42 +12,59 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from imaginet_build import cells, dedup, equalize, images, splits, twins
-from imaginet_build.cells import SURPLUS, Cell
-from imaginet_build.errors import BadImage, UsageError, suggest
-from imaginet_build.recipe import Balance, Equalize, Screen
-from imaginet_build.records import ORIGINS, PLAN_SCHEMA, SPLITS, random_of, seed_of
-from imaginet_build.store import Store, write_text, written
+from imaginet_build import (
+    cells,
+    choice,
+    contamination,
+    equalize,
+    heldout,
+    likeness,
+    planfile,
+    resemblance,
+    shortfall,
+    strata,
+    twins,
+)
+from imaginet_build.cells import SURPLUS, Addition, Bucket, Cell
+from imaginet_build.choice import Candidates, Solved
+from imaginet_build.errors import UsageError, suggest
+from imaginet_build.pool import COLUMNS, Flags, Pool, Rows, names, screen
+from imaginet_build.recipe import Balance, Equalize
+from imaginet_build.records import ORIGINS, SPLITS
+from imaginet_build.shortfall import Maker, Shopping
+from imaginet_build.store import Store, write_text
 
 log = logging.getLogger(__name__)
 
-COLUMNS = (
-    *("id", "origin", "category", "generator", "source", "prompt", "pair_id", "group", "width", "height", "mode", "contrast"),
-    *("codec", "quality", "subsampling", "pixel_hash", "phash", "phash_mirror"),
-)
 LARGE = 0.1
 """The part of all images from which on one group is worth a warning."""
 
 _RANK = {None: 0, "blank": -1}
 """Of twins the one that may enter stays, and blank images resemble everything: they are nobody's twin."""
 
-Rows = np.typing.NDArray[np.int64]
-Flags = np.typing.NDArray[np.bool_]
-Names = np.typing.NDArray[np.object_]
 Event = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Balanced:
-    """What `balance` decided. `splits`: split -> origin -> images. `duplicates`: twins, label conflicts and groups found."""
+    """What `balance` decided. `splits`: split -> origin -> images. `duplicates`: twins, label conflicts and groups found.
+    `add`: the cheapest additions that would fill every cell. `programmes`: how each integer programme went. `law`:
+    Kolmogorov-Smirnov distances between the classes among the kept images, as born (`native`) and in the view (`equalized`).
+    `bytes_per_pixel`: as born, by class. `contamination`: what each sketch holds of the images.
+    `buckets`: sizes and aspects beside their shares, where the recipe has any."""
 
     cells: tuple[Cell, ...]
     splits: dict[str, dict[str, int]]
-    duplicates: dict[str, int]
+    duplicates: dict[str, Any]
     kept: int
     rejected: dict[str, int]
+    add: tuple[Addition, ...] = ()
+    programmes: tuple[Solved, ...] = ()
+    law: Mapping[str, Any] | None = None
+    bytes_per_pixel: Mapping[str, float | None] | None = None
+    contamination: tuple[dict[str, Any], ...] = ()
+    buckets: tuple[Bucket, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The document that `balance --json` prints."""
@@ -57,41 +74,13 @@ class Balanced:
             "duplicates": self.duplicates,
             "kept": self.kept,
             "rejected": self.rejected,
+            "add": [asdict(addition) for addition in self.add],
+            "programmes": [asdict(solved) for solved in self.programmes],
+            "law": self.law,
+            "bytes_per_pixel": self.bytes_per_pixel,
+            "contamination": list(self.contamination),
+            "buckets": [asdict(bucket) for bucket in self.buckets],
         }
-
-
-class _Images:
-    """All images column by column, and what has been decided of them so far: `reason` is None for what may stay."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
-        self.ids: list[str] = table["id"].to_pylist()
-        self.id = _names(table["id"])
-        self.category, self.origin = _names(table["category"]), _names(table["origin"])
-        self.generator, self.pair = _names(table["generator"]), _names(table["pair_id"])
-        self.maker = _names(pc.coalesce(table["generator"], table["source"], pa.scalar("unknown")))
-        self.width, self.height = (table[side].to_numpy().astype(np.int64) for side in ("width", "height"))
-        self.short = np.minimum(self.width, self.height)
-        self.jpeg = np.asarray(pc.equal(table["codec"], "jpeg").to_numpy(), dtype=bool)
-        n = len(self.ids)
-        self.reason, self.detail, self.split, self.group = (np.full(n, None, dtype=object) for _ in range(4))
-
-    @property
-    def stays(self) -> Flags:
-        """Rows that nothing speaks against so far."""
-        return np.array([reason is None for reason in self.reason.tolist()], dtype=bool)
-
-    def reject(self, rows: Rows, reason: str, details: Iterator[str]) -> None:
-        self.reason[rows] = reason
-        for row, detail in zip(rows.tolist(), details, strict=True):
-            self.detail[row] = detail
-
-    def by(self, rows: Rows, *columns: Names) -> dict[tuple[str, ...], Rows]:
-        """`rows` by their values in `columns`, sorted by these values."""
-        found: dict[tuple[str, ...], list[int]] = defaultdict(list)
-        for row, *key in zip(rows.tolist(), *(column[rows].tolist() for column in columns), strict=True):
-            found[tuple(key)].append(row)
-        return {key: np.array(found[key], dtype=np.int64) for key in sorted(found)}
 
 
 def balance(store: Store, settings: Balance, law: Equalize, seed: int) -> Balanced:
@@ -99,27 +88,45 @@ def balance(store: Store, settings: Balance, law: Equalize, seed: int) -> Balanc
 
     The plan depends on the facts, the settings and the seed alone; the seed decides who of too many stays and who goes to which
     split. Images of one category do not move those of another, unless they resemble each other, share a group, or too few JPEGs
-    make a law of their own. Raises `UsageError` where there is nothing to balance.
+    make a law of their own. Raises `UsageError` where there is nothing to balance, and for settings that contradict each other.
     """
     table = store.facts(COLUMNS)
     _refuse_nothing(store, table, settings)
-    radius = dedup.default_radius(table.num_rows) if settings.radius == "auto" else settings.radius
-    all_images = _Images(table)
-    sides = _sides(law, all_images)
-    _screen(all_images, settings.screen, sides)
-    rank = np.array([_RANK.get(reason, 1) for reason in all_images.reason.tolist()], dtype=np.int64)
-    found = twins.find(table, radius, _closer(store, all_images.ids), rank)
-    _drop_twins(all_images, found)
-    _split(all_images, settings, seed)
-    _fill_cells(all_images, settings, seed)
-    _write_plan(store, all_images, _views(all_images, law, sides))
-    events = list(_events(all_images, found))
+    _vanished(store, table)
+    held = heldout.flags(table, settings)
+    radius, why = resemblance.radius_of(table.num_rows, settings)
+    pool = Pool(table)
+    made_from = planfile.provenance(pool, settings, law, seed)
+    sides = _sides(law, pool)
+    least = screen(pool, settings.screen, sides)
+    foreign = resemblance.contaminated(store, table, settings.sketches, radius)
+    if settings.contaminated == "reject":
+        _drop_contaminated(pool, foreign)
+    rank = np.array([_RANK.get(reason, 1) for reason in pool.reason.tolist()], dtype=np.int64)
+    found, seen = resemblance.find(store, table, settings, radius, rank)
+    _drop_twins(pool, found)
+    candidates, solved = _choose(pool, found, settings, held, seed)
+    views = _views(pool, law, sides)
+    planfile.write(store, pool, views, made_from)
+    events = list(_events(pool, found))
     write_text(store.root / "twins.json", json.dumps(events, indent=1) + "\n")
-    result = _summary(all_images, events, radius, settings)
+    accounted = _account(pool, candidates, settings, least, seed)
+    likes = {"radius": radius, "radius_reason": why} | seen
+    result = _summary(pool, events, likes, accounted, solved, views, tuple(one.to_json() for one in foreign))
     write_text(store.root / "balance.json", json.dumps(result.to_json(), indent=1) + "\n")
     if not result.kept:
         log.warning("nothing is kept: no category has usable images of both classes in one split; see the cells")
     return result
+
+
+def _drop_contaminated(pool: Pool, foreign: list[contamination.Contamination]) -> None:
+    for one in foreign:
+        said = {
+            match.row: f"{path} of {one.name} is {'the same' if match.kind == 'equal' else 'a near-duplicate'}"
+            for match, path in zip(one.matches, one.paths, strict=True)
+            if pool.reason[match.row] is None
+        }
+        pool.reject(np.array(list(said), dtype=np.int64), "contaminated", said.values())
 
 
 def _refuse_nothing(store: Store, table: pa.Table, settings: Balance) -> None:
@@ -132,33 +139,30 @@ def _refuse_nothing(store: Store, table: pa.Table, settings: Balance) -> None:
         raise UsageError(
             f"{store.root} holds no {missing[0]} image, and a label needs both classes: run build-imaginet {command}"
         )
-    known = {name for name in table["generator"].unique().to_pylist() if name}
-    for key, names in (("generators", settings.generators), ("hold_out", settings.hold_out)):
-        for name in names:
+    for key, column, listed in (("generators", "generator", settings.generators), ("sources", "source", settings.sources)):
+        known = {name for name in table[column].unique().to_pylist() if name}
+        for name in listed:
             if name not in known:
                 log.warning("balance.%s names '%s', and no image is by it%s", key, name, suggest(name, known))
 
 
-def _closer(store: Store, ids: list[str]) -> twins.Closer:
-    """Near by 64 bits must also be near by 256: flat and alike pictures meet by chance in the shorter hash."""
-
-    def closer(rows: Rows, mirrored: bool) -> np.typing.NDArray[np.uint64]:
-        log.info("a closer look at %d images that resemble others", len(rows))
-        place = {ids[row]: i for i, row in enumerate(rows.tolist())}
-        hashes = np.zeros((len(rows), 4), dtype=np.uint64)
-        for name, data in store.images(store.in_part_order(place)):
-            try:
-                hashes[place[name]] = images.confirm_hash(data, mirrored)
-            except BadImage as error:
-                # It resembles nothing then; publishing, which decodes everything, rejects it with its reason.
-                log.warning("%s cannot be read, though its facts were: %s", name, error)
-                hashes[place[name]] = random_of(name, "unreadable").integers(0, 2**64, 4, dtype=np.uint64)
-        return hashes
-
-    return closer
+def _vanished(store: Store, table: pa.Table) -> None:
+    """Say that images of the last plan are gone: a part that vanished leaves no other trace."""
+    if not store.plan_path.is_file():
+        return
+    known = store.plan()["id"].combine_chunks()
+    gone = known.filter(pc.invert(pc.is_in(known, value_set=table["id"].combine_chunks())))
+    if len(gone):
+        log.warning(
+            "%d images of the last plan are in no part of %s any more, such as %s: a part has vanished. To have them back, run "
+            "build-imaginet collect and generate again",
+            len(gone),
+            store.root / "parts",
+            gone[0],
+        )
 
 
-def _sides(law: Equalize, pool: _Images) -> dict[str, tuple[int, int]]:
+def _sides(law: Equalize, pool: Pool) -> dict[str, tuple[int, int]]:
     """The smallest and largest side of a crop, by category."""
     shorts: dict[str, dict[str, Rows]] = defaultdict(dict)
     for (category, origin), rows in pool.by(np.arange(len(pool.ids)), pool.category, pool.origin).items():
@@ -166,28 +170,7 @@ def _sides(law: Equalize, pool: _Images) -> dict[str, tuple[int, int]]:
     return {category: equalize.sides_of(law, by_origin) for category, by_origin in shorts.items()}
 
 
-def _screen(pool: _Images, screen: Screen, sides: Mapping[str, tuple[int, int]]) -> None:
-    """Reject what is too poor whatever else there is."""
-    least = np.array([max(sides[category][0], screen.min_side) for category in pool.category.tolist()])
-    long = np.maximum(pool.width, pool.height)
-    contrast = pool.table["contrast"].to_numpy()
-    grey = np.isin(_names(pool.table["mode"]), ["L", "LA", "1", "I;16"])
-
-    def rows(fault: Flags) -> Rows:
-        return np.flatnonzero(fault & pool.stays)
-
-    small = rows(pool.short < least)
-    pool.reject(small, "too-small", (f"its short side is {pool.short[i]} pixels, the smallest crop {least[i]}" for i in small))
-    lengthy = rows((long > screen.max_aspect * pool.short) & (screen.max_aspect > 0))
-    size = (f"{pool.width[i]} x {pool.height[i]} is longer than {screen.max_aspect:g} to 1" for i in lengthy)
-    pool.reject(lengthy, "too-long", size)
-    blank = rows(contrast < screen.min_contrast)
-    pool.reject(blank, "blank", (f"its grey values deviate by {contrast[i]:.2f} only" for i in blank))
-    if not screen.grayscale:
-        pool.reject(rows(grey), "grayscale", ("grey images are not welcome in this recipe" for _ in rows(grey)))
-
-
-def _drop_twins(pool: _Images, found: twins.Twins) -> None:
+def _drop_twins(pool: Pool, found: twins.Twins) -> None:
     pool.group = pool.id[found.group]
     for reason, other, said in (
         ("twin", found.twin_of, "a near-duplicate of {}"),
@@ -202,55 +185,38 @@ def _drop_twins(pool: _Images, found: twins.Twins) -> None:
         )
 
 
-def _split(pool: _Images, settings: Balance, seed: int) -> None:
+def _choose(pool: Pool, found: twins.Twins, settings: Balance, held: Flags, seed: int) -> tuple[Candidates, list[Solved]]:
+    """Settle who stays and in which split; what was to choose from, and how the programmes went."""
     rows = np.flatnonzero(pool.stays)
-    columns = (column[rows].tolist() for column in (pool.category, pool.origin, pool.maker))
-    places = list(zip(*columns, strict=True))
-    pool.split[rows] = splits.assign(
-        pool.group[rows].tolist(),
-        ["\n".join(place) for place in places],
-        settings.splits,
-        seed,
-        np.isin(pool.generator[rows], settings.hold_out).tolist(),
-        ["\n".join(place[:2]) for place in places],
-    )
-
-
-def _fill_cells(pool: _Images, settings: Balance, seed: int) -> None:
-    """Reject what is too much: afterwards both origins of a category are equally many in every split."""
-    rows = np.flatnonzero(pool.stays)
-    unwanted = np.array([settings.generators.get(maker, 1.0) <= 0 for maker in pool.maker[rows].tolist()], dtype=bool)
-    unwanted &= pool.origin[rows] == "synthetic"
-    pool.reject(rows[unwanted], SURPLUS, ("the recipe gives its generator no weight" for _ in rows[unwanted]))
+    origin, maker = pool.origin[rows].tolist(), pool.maker[rows].tolist()
+    nothing = {(o, m): choice.weight(settings, o, m, 1.0) <= 0 for o, m in set(zip(origin, maker, strict=True))}
+    unwanted = np.array([nothing[one] for one in zip(origin, maker, strict=True)], dtype=bool)
+    pool.reject(rows[unwanted], SURPLUS, ("the recipe gives its generator or source no weight" for _ in rows[unwanted]))
     rows = rows[~unwanted]
-    key = np.zeros(len(pool.ids), dtype=np.int64)
-    key[rows] = [seed_of(pool.ids[row], f"fill {seed}") for row in rows.tolist()]
-    limits = cells.parts(settings.per_cell, settings.splits) if settings.per_cell != "max" else {}
-    taken: dict[str, Counter[str]] = defaultdict(Counter)
-    for (category, split), cell in pool.by(rows, pool.category, pool.split).items():
-        real, synthetic = (cell[pool.origin[cell] == origin] for origin in ORIGINS)
-        n = min(len(real), len(synthetic), limits.get(split, len(cell)))
-        chosen = cells.share(pool.maker, key, synthetic, n, settings.generators, taken[category])
-        # A real whose fake is in comes first: the pair shows the same content in both classes.
-        shown = {pair for pair in pool.pair[chosen].tolist() if pair is not None}
-        paired = np.array([pair in shown for pair in pool.pair[real].tolist()], dtype=bool)
-        first = real[paired][np.argsort(key[real[paired]])][:n]
-        holds = Counter(pool.maker[real].tolist())
-        rest = cells.share(pool.maker, key, real[~paired], n - len(first), holds, Counter(pool.maker[first].tolist()))
-        left = np.setdiff1d(cell, np.concatenate([chosen, first, rest]))
-        pool.reject(left, SURPLUS, (f"{split} of {category} holds {n} of each class" for _ in left))
+    candidates = Candidates(
+        [pool.ids[row] for row in rows.tolist()], pool.category[rows], pool.synthetic[rows], pool.maker[rows],
+        found.group[rows], pool.pair[rows], pool.width[rows], pool.height[rows], pool.quality[rows], pool.jpeg[rows],
+        held[rows],
+    )  # fmt: skip
+    pool.split[rows], solved = choice.choose(candidates, settings, seed)
+    kept = np.array([split is not None for split in pool.split[rows].tolist()], dtype=bool)
+    size = Counter(zip(pool.category[rows[kept]].tolist(), pool.origin[rows[kept]].tolist(), strict=True))
+    many = {category: size[category, "real"] for category in np.unique(pool.category[rows].astype(str)).tolist()}
+    left = rows[~kept]
+    pool.reject(left, SURPLUS, (f"{name} holds {many[name]} of each class without it" for name in pool.category[left].tolist()))
+    return candidates, solved
 
 
-def _views(pool: _Images, settings: Equalize, sides: Mapping[str, tuple[int, int]]) -> list[tuple[Rows, equalize.Views]]:
+def _views(pool: Pool, settings: Equalize, sides: Mapping[str, tuple[int, int]]) -> list[tuple[Rows, equalize.Views]]:
     """How each kept image becomes its row of the `equalized` view."""
     kept = pool.stays
-    quality, chroma = pool.table["quality"].to_numpy(), _names(pool.table["subsampling"])
-    jpegs = np.flatnonzero(kept & pool.jpeg & (pool.origin == "real") & pc.is_valid(pool.table["quality"]).to_numpy())
+    chroma = names(pool.table["subsampling"])
+    jpegs = np.flatnonzero(kept & pool.jpeg & ~pool.synthetic & ~np.isnan(pool.quality))
     laws: dict[str, equalize.Law] = {}
     for category in np.unique(pool.category[kept].astype(str)).tolist():
         own = jpegs[pool.category[jpegs] == category]
         own = own if len(own) >= equalize.ENOUGH else jpegs
-        laws[category] = equalize.fit(settings, sides[category], quality[own].astype(np.int64), chroma[own].tolist())
+        laws[category] = equalize.fit(settings, sides[category], pool.quality[own].astype(np.int64), chroma[own].tolist())
     drawn = []
     for (category, _), cell in pool.by(np.flatnonzero(kept), pool.category, pool.split).items():
         halves = [cell[pool.origin[cell] == origin] for origin in ORIGINS]
@@ -260,36 +226,12 @@ def _views(pool: _Images, settings: Equalize, sides: Mapping[str, tuple[int, int
     return drawn
 
 
-def _seen(pool: _Images, rows: Rows) -> equalize.Images:
+def _seen(pool: Pool, rows: Rows) -> equalize.Images:
     ids = [pool.ids[row] for row in rows.tolist()]
     return equalize.Images(ids, pool.width[rows], pool.height[rows], pool.jpeg[rows], pool.pair[rows].tolist())
 
 
-def _write_plan(store: Store, pool: _Images, views: list[tuple[Rows, equalize.Views]]) -> None:
-    n, keep = len(pool.ids), pool.stays
-    numbers = {name: np.zeros(n, dtype=np.int32) for name in ("left", "top", "width", "height", "quality", "first_quality")}
-    words = {name: np.full(n, None, dtype=object) for name in ("codec", "subsampling", "first_subsampling")}
-    for rows, view in views:
-        looks = view.looks
-        for name, value in (("left", view.left), ("top", view.top), ("width", looks.side), ("height", looks.side)):
-            numbers[name][rows] = value
-        numbers["quality"][rows], numbers["first_quality"][rows] = looks.quality, view.first_quality
-        words["codec"][rows], words["subsampling"][rows] = looks.codec, looks.subsampling
-        first = view.first_quality > 0
-        words["first_subsampling"][rows[first]] = view.first_subsampling[first]
-    pool.split[~keep] = None
-    plain = {"keep": keep, "generator_or_source": pool.maker}
-    columns = {
-        name: pa.array(numbers[name], mask=~keep if name != "first_quality" else numbers[name] == 0)
-        if name in numbers
-        else pa.array(words[name] if name in words else plain[name] if name in plain else getattr(pool, name))
-        for name in PLAN_SCHEMA.names
-    }
-    with written(store.plan_path, replace=True) as temporary:
-        pq.write_table(pa.table(columns).cast(PLAN_SCHEMA), temporary)
-
-
-def _events(pool: _Images, found: twins.Twins) -> Iterator[Event]:
+def _events(pool: Pool, found: twins.Twins) -> Iterator[Event]:
     """Every group of near-duplicates of different pictures: what it is, its ids, and which of them stays."""
     clean = (found.conflict < 0) & (found.twin_of < 0)
     told = np.unique(found.near[~clean])
@@ -303,7 +245,51 @@ def _events(pool: _Images, found: twins.Twins) -> Iterator[Event]:
         yield {"kind": kind, "ids": [pool.ids[row] for row in rows], "kept": kept[0] if kept else None}
 
 
-def _summary(pool: _Images, events: list[Event], radius: int, settings: Balance) -> Balanced:
+Accounted = tuple[tuple[Cell, ...], tuple[Addition, ...], tuple[Bucket, ...]]
+
+
+def _account(pool: Pool, candidates: Candidates, settings: Balance, least: Mapping[str, int], seed: int) -> Accounted:
+    """Every cell beside what it was asked for, the cheapest things to add, and the sizes and aspects the recipe has shares
+    for."""
+    everyone = pool.by(np.arange(len(pool.ids)), pool.category, pool.origin, pool.maker)
+    found = {
+        (c, o, m): Counter(reason or cells.KEPT for reason in pool.reason[rows].tolist())
+        for (c, o, m), rows in everyone.items()
+    }
+    asked = cells.asked({name: reasons[cells.KEPT] + reasons[SURPLUS] for name, reasons in found.items()}, settings)
+    missing = {name[0] for name, n in asked.items() if found.get(name, Counter())[cells.KEPT] < n}
+    if settings.sizes or settings.aspects:
+        missing = {name[0] for name in asked}
+    some = np.flatnonzero(np.isin(candidates.category, sorted(missing)))
+    short = {name: n for name, n in asked.items() if name[0] in missing}
+    shopping = shortfall.cheapest(candidates.take(some), settings, short, seed) if missing else Shopping({}, {})
+    add = tuple(cells.additions(shopping, least, settings))
+    return tuple(cells.account(found, asked, shopping, add)), add, tuple(_buckets(pool, settings, asked, add, least))
+
+
+def _buckets(
+    pool: Pool, settings: Balance, asked: Mapping[Maker, int], add: tuple[Addition, ...], least: Mapping[str, int]
+) -> Iterator[Bucket]:
+    kept = np.flatnonzero(pool.stays)
+    shape = strata.shapes(pool.width[kept], pool.height[kept])
+    places = strata.wished(pool.short[kept], shape, settings.sizes, settings.aspects)
+    wanted: list[tuple[Mapping[Any, float], str]] = [(settings.sizes, " px"), (settings.aspects, "")]
+    for place, (shares, unit) in zip(places, wanted, strict=True):
+        names = sorted(shares, key=int) if unit else sorted(shares)
+        rows = zip(pool.category[kept].tolist(), pool.origin[kept].tolist(), place.tolist(), strict=True)
+        counts = Counter((category, origin, names[at]) for category, origin, at in rows if at >= 0)
+        yield from cells.buckets(counts, asked, shares, unit, add, least)
+
+
+def _summary(
+    pool: Pool,
+    events: list[Event],
+    likes: dict[str, Any],
+    accounted: Accounted,
+    solved: list[Solved],
+    views: list[tuple[Rows, equalize.Views]],
+    foreign: tuple[dict[str, Any], ...],
+) -> Balanced:
     kept = np.flatnonzero(pool.stays)
     by_split: dict[str, dict[str, int]] = {split: dict.fromkeys(map(str, ORIGINS), 0) for split in SPLITS}
     for (split, origin), rows in pool.by(kept, pool.split, pool.origin).items():
@@ -311,18 +297,35 @@ def _summary(pool: _Images, events: list[Event], radius: int, settings: Balance)
     kinds = Counter(event["kind"] for event in events)
     reasons = Counter(reason for reason in pool.reason.tolist() if reason)
     duplicates = {
-        "radius": radius,
+        **likes,
         "groups": kinds["twin"] + kinds["label-conflict"],
         "twin_groups": kinds["twin"],
         "label_conflict_groups": kinds["label-conflict"],
         "twins_removed": reasons["twin"],
         "label_conflicts_removed": reasons["label-conflict"],
     }
-    found = {
-        (category, origin, maker): Counter(reason or cells.KEPT for reason in pool.reason[rows].tolist())
-        for (category, origin, maker), rows in pool.by(np.arange(len(pool.ids)), pool.category, pool.origin, pool.maker).items()
-    }
-    return Balanced(tuple(cells.account(found, settings)), by_split, duplicates, len(kept), dict(sorted(reasons.items())))
+    rows, synthetic, quality = kept, pool.synthetic[kept], np.where(pool.jpeg, pool.quality, np.nan)[kept]
+    native = likeness.distances(synthetic, pool.width[rows], pool.height[rows], quality)
+    order = np.concatenate([part for part, _ in views]) if views else kept
+    side, drawn = (
+        np.concatenate([getattr(view.looks, name) for _, view in views]) if views else kept for name in ("side", "quality")
+    )
+    equalized = likeness.distances(pool.synthetic[order], side, side, drawn.astype(float))
+    per_pixel = likeness.bytes_per_pixel(synthetic, pool.table["nbytes"].to_numpy()[kept], (pool.width * pool.height)[kept])
+    law = {"native": native, "equalized": equalized}
+    return Balanced(
+        accounted[0],
+        by_split,
+        duplicates,
+        len(kept),
+        dict(sorted(reasons.items())),
+        accounted[1],
+        tuple(solved),
+        law,
+        per_pixel,
+        foreign,
+        accounted[2],
+    )
 
 
 def composition(plan: pa.Table) -> Any:
@@ -333,7 +336,3 @@ def composition(plan: pa.Table) -> Any:
     frame = frame[frame["keep"]]
     counts = frame.groupby(["category", "origin", "generator_or_source", "split"]).size().unstack("split", fill_value=0)
     return pd.DataFrame(counts.reindex(columns=list(SPLITS), fill_value=0))
-
-
-def _names(column: pa.ChunkedArray) -> Names:
-    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=object)

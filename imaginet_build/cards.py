@@ -23,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from imaginet_build import toml
 from imaginet_build.errors import UsageError, suggest
 from imaginet_build.records import Origin
+from imaginet_build.rules import Guard, Screening
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +139,8 @@ class CardFile(BaseModel):
     terms: str = ""
     by_hand: str = Field(default="", description="sources: how to get it where it cannot be fetched")
     category: str | None = Field(default=None, description="sources: the content type, where there is one alone")
+    guard: Guard | None = Field(default=None, description="sources: what its images must be to count as real")
+    screen: Screening | None = Field(default=None, description="sources: what of it is not wanted")
 
 
 @dataclass(frozen=True, slots=True)

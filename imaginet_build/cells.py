@@ -1,19 +1,19 @@
-"""What every cell (category x origin) is asked for, who fills it, and in words why it is not full."""
+"""What every cell (category x origin) is asked for, who fills it, and in words why it is not full and what would fill it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from imaginet_build.choice import weight
+from imaginet_build.programme import parts
 from imaginet_build.recipe import Balance
 from imaginet_build.records import ORIGINS
+from imaginet_build.shortfall import ANY, Maker, Shopping
 
-Rows = np.typing.NDArray[np.int64]
-Names = np.typing.NDArray[np.object_]
 Reasons = Counter[str]
 
 KEPT = ""
@@ -25,8 +25,8 @@ class Cell:
     """One generator or source within a category and origin.
 
     `asked`: its share of what the recipe asks of the cell (`per_cell`; with `max`, as many as the richer class of the category
-    has after twins and screens): generators share by weight, sources by what they hold. `reason`: why less was kept, and what
-    would mend it; empty where nothing is missing.
+    has after twins and screens): generators share by weight, sources by what they hold unless the recipe gives them weights.
+    `reason`: why less was kept, and the cheapest thing that would mend it; empty where nothing is missing.
     """
 
     category: str
@@ -37,82 +37,182 @@ class Cell:
     reason: str
 
 
-def parts(total: int, shares: Mapping[Any, float]) -> dict[Any, int]:
-    """`total` in whole numbers by `shares`, by largest remainder, so that they sum to it; all 0 where every share is.
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """Something to add: `count` images of `category` and `origin` by `generator_or_source` (`any`: whose does not matter),
+    none with a shorter side below `min_side` or above `max_side` (None: any), all of one `aspect` (portrait, square,
+    landscape; None: any)."""
 
-    Where remainders tie, the smaller share comes first.
+    category: str
+    origin: str
+    generator_or_source: str
+    count: int
+    min_side: int
+    max_side: int | None = None
+    aspect: str | None = None
+
+    @property
+    def looks(self) -> str:
+        """` of at least 512 px`: what they must be like, as a part of a sentence."""
+        shape = f", {self.aspect}" if self.aspect else ""
+        if self.max_side is not None:
+            return f" of {self.min_side} to {self.max_side} px{shape}"
+        return f" of at least {self.min_side} px{shape}" if self.min_side else shape
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The share of one size (`bucket`: `512`, its smallest shorter side) or aspect in a category and origin, where a recipe
+    has them."""
+
+    category: str
+    origin: str
+    bucket: str
+    asked: int
+    kept: int
+    reason: str
+
+
+def raised(total: int, weights: Mapping[str, float], holds: Mapping[str, int]) -> dict[str, int]:
+    """`total` shared so that everyone keeps what it holds and those furthest below their weights get the rest."""
+    names = sorted(holds)
+    have = np.array([holds[name] for name in names], dtype=np.int64)
+    weighs = np.array([weights[name] for name in names])
+    given = have.copy()
+    open_ = weighs > 0
+    while open_.any() and int(given.sum()) < total:
+        level = parts(total - int(have[~open_].sum()), np.where(open_, weighs, 0.0))
+        rich = open_ & (have > level)
+        if not rich.any():
+            given = np.where(open_, level, have)
+            break
+        open_ &= ~rich
+    return dict(zip(names, given.tolist(), strict=True))
+
+
+def asked(usable: Mapping[Maker, int], settings: Balance) -> dict[Maker, int]:
+    """What each maker is asked for. An origin that nothing of a category has is asked of the maker `any`."""
+    found: dict[Maker, int] = {}
+    for category in sorted({name[0] for name in usable}):
+        holds = {str(o): {m: n for (c, p, m), n in sorted(usable.items()) if (c, p) == (category, o)} for o in ORIGINS}
+        weights = {o: {m: weight(settings, o, m, n) for m, n in held.items()} for o, held in holds.items()}
+        if not any(weights["real"].values()) and not settings.sources:
+            # Nothing of any source can be used: whose is wanted does not matter, and each says what it lost.
+            weights["real"] = dict.fromkeys(weights["real"], 1.0)
+        wanted = {o: {m: n for m, n in held.items() if weights[o][m] > 0} for o, held in holds.items()}
+        total = max(sum(held.values()) for held in wanted.values()) if settings.per_cell == "max" else settings.per_cell
+        for origin in map(str, ORIGINS):
+            names = sorted(holds[origin])
+            if not wanted[origin]:
+                found |= {(category, origin, name): 0 for name in names} | {(category, origin, ANY): total}
+            elif settings.per_cell == "max" and (origin == "synthetic" or settings.sources):
+                shares = raised(total, weights[origin], wanted[origin])
+                found |= {(category, origin, name): shares.get(name, 0) for name in names}
+            else:
+                even = parts(total, [weights[origin][name] for name in names])
+                found |= {(category, origin, name): n for name, n in zip(names, even.tolist(), strict=True)}
+    return found
+
+
+def additions(shopping: Shopping, least: Mapping[str, int], settings: Balance) -> list[Addition]:
+    """The shopping list, sorted. A size that no usable image can have is not on it."""
+    found = []
+    sides, shapes = sorted(int(side) for side in settings.sizes), sorted(settings.aspects)
+    for (name, size, shape), count in sorted(shopping.add.items()):
+        low = max(least.get(name[0], 0), sides[size] if size >= 0 else 0)
+        high = sides[size + 1] - 1 if 0 <= size < len(sides) - 1 else None
+        if high is None or low <= high:
+            found.append(Addition(*name, count, low, high, shapes[shape] if shape >= 0 else None))
+    return found
+
+
+def account(
+    found: Mapping[Maker, Reasons], asked: Mapping[Maker, int], shopping: Shopping, add: Sequence[Addition]
+) -> Iterator[Cell]:
+    """Every generator and source beside what is asked of it, and why it gives less.
+
+    `found`: (category, origin, maker) -> how many images were left out for which reason, and how many were kept (`KEPT`).
     """
-    whole = sum(shares.values())
-    exact = {name: total * share / whole if whole else 0.0 for name, share in shares.items()}
-    given = {name: int(value + 1e-9) for name, value in exact.items()}
-    order = sorted(given, key=lambda name: (-round(exact[name] - given[name], 9), shares[name], name))
-    for name in order[: total - sum(given.values()) if whole else 0]:
-        given[name] += 1
-    return given
+    usable = {name: reasons[KEPT] + reasons[SURPLUS] for name, reasons in found.items()}
+    for name in sorted(asked, key=lambda name: (name[0], ORIGINS.index(name[1]), name[2])):
+        category, origin, maker = name
+        reasons = found.get(name, Counter())
+        said = ""
+        if reasons[KEPT] < asked[name]:
+            has = {
+                str(o): sum(n for other, n in usable.items() if other[:2] == (category, o) and asked[other]) for o in ORIGINS
+            }
+            lost = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()) if n and reason not in (KEPT, SURPLUS))
+            said = _why(name, shopping, has, usable.get(name, 0), add) + (f"; left out: {lost}" if lost else "")
+        yield Cell(category, origin, maker, asked[name], reasons[KEPT], said)
 
 
-def share(maker: Names, key: Rows, rows: Rows, n: int, weights: Mapping[str, float], taken: Counter[str]) -> Rows:
-    """`n` of `rows`, every maker its share by weight (1 where it has none); what one cannot give, the others do.
+def _why(name: Maker, shopping: Shopping, has: Mapping[str, int], usable: int, add: Sequence[Addition]) -> str:
+    """Why fewer than asked were kept, and the cheapest thing to add."""
+    category, origin, maker = name
+    if name in shopping.barred:
+        return (
+            f"it is held out for the test split, which has no room for {shopping.barred[name]:,} of its share: "
+            "give balance.splits.test a larger share, or its generator a smaller weight"
+        )
+    here = [one for one in add if one.category == category]
+    own = [one for one in here if (one.origin, one.generator_or_source) == (origin, maker)]
+    if maker == ANY:
+        return f"there is no {origin} image of {category}: {_listed(own, '')} would fill it"
+    short = [o for o in has if any(one.origin == o for one in here)]
+    mine = sum(one.count for one in own)
+    if not short:
+        return "whole groups do not divide evenly among the splits"
+    if mine and short == [origin] and len(own) == len(here) and has[origin] > usable:
+        return f"it has {usable:,} usable images: {_listed(own)} would fill its share"
+    held = " and ".join(f"{has[o]:,} {o}" for o in short)
+    part = f", {mine:,} of them by it" if mine and len(own) < sum(one.origin == origin for one in here) else ""
+    return f"{held} images of {category} limit it: {_listed(here, ' more', len(short) > 1)} would fill it{part}"
 
-    `maker`, `key`: of all images, by row; of one maker's rows those with the lowest key are taken. `taken` counts what was
-    taken from each before and goes on: it settles who comes first where two have equal claims.
+
+def _listed(add: Sequence[Addition], more: str = " more", origins: bool = False) -> str:
+    """`990 real and 990 synthetic more of at least 64 px`; looks that differ are named one by one."""
+    looks = list(dict.fromkeys(one.looks for one in add))
+    said: list[str] = []
+    for look in looks:
+        alike = [one for one in add if one.looks == look]
+        counts = {o: sum(one.count for one in alike if one.origin == o) for o in map(str, ORIGINS)}
+        counted = " and ".join(f"{n:,}{f' {o}' if origins else ''}" for o, n in counts.items() if n)
+        said.append(f"{counted}{more if not said else ''}{look}")
+    return " and ".join(said)
+
+
+def buckets(
+    kept: Mapping[tuple[str, str, str], int],
+    asked: Mapping[Maker, int],
+    shares: Mapping[str, float],
+    unit: str,
+    add: Sequence[Addition],
+    least: Mapping[str, int],
+) -> Iterator[Bucket]:
+    """Every size (`unit` is ` px`) or aspect beside its share of what each category and origin is asked for.
+
+    `kept`: (category, origin, bucket) -> images. `shares`: of the buckets, sizes from small to large.
     """
-    order = rows[np.lexsort((rows, key[rows]))]
-    names, code = np.unique(maker[order].astype(str), return_inverse=True)
-    by_maker = np.argsort(code, kind="stable")
-    held = np.bincount(code, minlength=len(names))
-    nth = np.arange(len(order)) - np.repeat(np.cumsum(held) - held, held)
-    weight = np.array([weights.get(str(name), 1.0) for name in names])
-    before = np.array([taken[str(name)] for name in names], dtype=np.int64)
-    whose = code[by_maker]
-    claim = np.round((nth + 1) / weight[whose], 9)
-    chosen = order[by_maker[np.lexsort((whose, before[whose], claim))[:n]]]
-    taken.update(maker[chosen].tolist())
-    return chosen
-
-
-def account(found: Mapping[tuple[str, str, str], Reasons], settings: Balance) -> Iterator[Cell]:
-    """Every generator and source beside its share of what is asked of its cell, and why it gives less.
-
-    `found`: (category, origin, maker) -> how many images were left out for which reason, and how many were kept (`KEPT`). A
-    category without any image of one class has a cell of the maker `any` there.
-    """
-    for category in sorted({category for category, _, _ in found}):
-        makers: dict[str, dict[str, Reasons]] = {
-            o: {m: found[c, p, m] for c, p, m in sorted(found) if (c, p) == (category, o)} for o in ORIGINS
-        }
-        shares = {
-            origin: {m: settings.generators.get(m, 1.0) if origin == "synthetic" else _usable(r) for m, r in held.items()}
-            for origin, held in makers.items()
-        }
-        usable = {o: sum(_usable(r) for m, r in held.items() if shares[o][m]) for o, held in makers.items()}
-        target = max(usable.values()) if settings.per_cell == "max" else settings.per_cell
-        for origin, held in makers.items():
-            asked = parts(target, shares[origin])
-            for maker, reasons in held.items():
-                why = _why(reasons, asked[maker], category, usable, target)
-                yield Cell(category, origin, maker, asked[maker], reasons[KEPT], why)
-            if not held:
-                why = f"there is no {origin} image of {category}: {target} would fill it"
-                yield Cell(category, origin, "any", target, 0, why)
-
-
-def _usable(reasons: Reasons) -> int:
-    return reasons[KEPT] + reasons[SURPLUS]
-
-
-def _why(reasons: Reasons, asked: int, category: str, usable: Mapping[str, int], target: int) -> str:
-    """Why fewer than `asked` were kept, and the cheapest thing to add."""
-    if reasons[KEPT] >= asked:
-        return ""
-    scarce = {origin: have for origin, have in usable.items() if have < target}
-    if scarce:
-        held = " and ".join(f"{have} {origin}" for origin, have in scarce.items())
-        more = " and ".join(f"{target - have}{f' {o}' if len(scarce) > 1 else ''}" for o, have in scarce.items())
-        said = f"{held} images of {category} limit it: {more} more would fill it"
-    elif (short := asked - _usable(reasons)) > 0:
-        said = f"it has {_usable(reasons)} usable images: {short} more would fill its share"
-    else:
-        said = "whole groups do not divide evenly among the splits"
-    lost = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()) if n and reason not in (KEPT, SURPLUS))
-    return f"{said}; left out: {lost}" if lost else said
+    names = sorted(shares, key=int) if unit else sorted(shares)
+    for category, origin in sorted({name[:2] for name in asked}, key=lambda cell: (cell[0], ORIGINS.index(cell[1]))):
+        total = sum(n for name, n in asked.items() if name[:2] == (category, origin))
+        for i, (name, share) in enumerate(zip(names, parts(total, [shares[name] for name in names]).tolist(), strict=True)):
+            have, said = kept.get((category, origin, name), 0), ""
+            if have < share:
+                mine = [
+                    one
+                    for one in add
+                    if (one.category, one.origin) == (category, origin)
+                    and (one.min_side == max(int(name), least.get(category, 0)) if unit else one.aspect == name)
+                ]
+                said = f"{share - have:,} are missing"
+                if unit and i + 1 < len(names) and int(names[i + 1]) <= least.get(category, 0):
+                    said += f": no image so small can be used, since {category} begins at {least[category]} px"
+                elif mine:
+                    said += f": {_listed(mine)} would fill it"
+                elif sum(n for name_, n in kept.items() if name_[:2] == (category, origin)) < total:
+                    said += ": there are enough, and they wait for what the cells lack"
+                else:
+                    said += ": there are enough, but the shares of splits, generators or sources stand against them"
+            yield Bucket(category, origin, f"{name}{unit}", share, have, said)

@@ -1,56 +1,84 @@
-"""`collect`: fetch images that exist already, measure them on arrival, keep their bytes as delivered."""
+"""`collect`: fetch images that exist already, measure them on arrival, keep their bytes as delivered.
+
+Every entry of a recipe is one stream of answers, or one for each of its strata. A stream takes the first that can be had, in
+the source's seeded order; what cannot be had is replaced by the next of the same stream, and the ledger says so.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-from imaginet_build import catalog, engine, images
+from imaginet_build import arrival, availability, catalog, engine, matching, rules, subjects
+from imaginet_build.arrival import Terms
+from imaginet_build.availability import Availability
+from imaginet_build.candidates import Candidates
 from imaginet_build.collectors import Collector
-from imaginet_build.errors import BadImage, UsageError
-from imaginet_build.recipe import Collect
-from imaginet_build.records import EXTENSIONS, Found, Record, Refusal, Want, make_id
+from imaginet_build.errors import UsageError
+from imaginet_build.guards import REASONS
+from imaginet_build.intake import STAGE, Arrive, Arrived, Segment
+from imaginet_build.recipe import Collect, Generate
+from imaginet_build.records import EXTENSIONS, Found, Refusal, Want, make_id
 from imaginet_build.store import Store, StoreError
 
 log = logging.getLogger(__name__)
 
-STAGE = "collect"
 SEGMENT_IMAGES = 64
 SEGMENT_BYTES = 64 * 2**20
 
-BY_RULE = frozenset({"animated", "linked-folder", "listed-twice", "too-small", "blank", "unsupported"})
+BY_RULE = REASONS | {
+    "animated", "linked-folder", "listed-twice", "too-small", "blank", "unsupported", "aspect", "grayscale", "not-matched",
+    "other-category", "opted-out", "robots",
+}  # fmt: skip
 """Reasons that are decisions, not failures: they leave the exit code at 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
     """What one `collect` did. `new`: images that were not here before; `total`: what the work folder now holds of the stage;
-    `rejected`: reason -> how many, all told; `failed`: those of them that could not be read."""
+    `rejected`: reason -> how many, all told; `failed`: those of them that could not be read, and `broken` sources.
+
+    `broken`: source -> why it stopped half-way (the same command goes on from there). `availability`: a line for each quota.
+    `matching`: what was chosen for the entries that match, with the distances before and after. `unchecked`: source -> checks
+    that its card or the recipe asks for where they can be made, and that could not be made here, each with the reason.
+    """
 
     new: int
     total: int
     rejected: dict[str, int]
     failed: int
+    broken: dict[str, str] = field(default_factory=dict)
+    availability: list[Availability] = field(default_factory=list)
+    matching: list[dict[str, Any]] = field(default_factory=list)
+    unchecked: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `collect --json` prints."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
-class _Terms:
-    """What a source's card says of every image it delivers."""
+class _Stream:
+    """One quota of one source: `count` images of a category and a stratum (None: all there are)."""
 
-    source: str
-    revision: str
-    licence: str
-    origin: str | None
-    category: str | None
-    family: str | None
-    scope: str
+    want: Collect
+    terms: Terms
+    collector: Collector
+    stratum: str | None
+    count: int | None
 
-    def id_of(self, source_key: str) -> str:
-        return make_id("collect", self.source, self.scope, source_key)
+    @property
+    def name(self) -> str:
+        return make_id("stream", self.terms.source, self.terms.scope, self.want.category, self.stratum)
+
+    @property
+    def title(self) -> str:
+        return self.terms.source if self.stratum is None else f"{self.terms.source}, {self.stratum}"
 
 
 def collect(
@@ -59,44 +87,61 @@ def collect(
     seed: int,
     pool: engine.Pool,
     *,
+    generate: Sequence[Generate] = (),
     trust: bool = False,
     progress: engine.Progress = engine.silent,
 ) -> Collected:
     """Bring everything `wants` asks for into the work folder, going on where an earlier call stopped.
 
     The set of images depends on the recipe and its seed alone: a quota takes the first that can be read in the source's seeded
-    order, whatever was interrupted. Raises `UsageError` for a source that is not there, `StoreError` for a full disk.
+    order, whatever was interrupted. Entries that match come last and take what is nearest to what `generate` orders and to the
+    synthetic images that are here. A source that fails half-way ends alone. Raises `UsageError` for a source that is not there
+    or a check that must be made and cannot, `StoreError` for a full disk.
     """
     made = _told_apart([(want, *_build(want, trust, store.root / "cards.lock")) for want in wants])
-    new = 0
-    for want, terms, collector in made:
-        new += _collect_one(store, want, terms, collector, seed, pool, progress)
-    counts = Counter(r["reason"] for r in store.rejects().to_pylist() if r["stage"] == STAGE)
-    failed = sum(count for reason, count in counts.items() if reason not in BY_RULE)
-    total = sum(len(store.names(path)) for path in store.parts(STAGE))
-    return Collected(new, total, dict(sorted(counts.items())), failed)
+    unchecked = {terms.source: missing for _, terms, _ in made if (missing := arrival.unchecked(terms))}
+    for source, checks in unchecked.items():
+        for check, why in checks.items():
+            log.warning("%s: %s is not checked: %s", source, check, why)
+    for want in wants:
+        subjects.check(want.match.text if want.match else subjects.OFF)
+    streams = [stream for entry in made for stream in _streams(*entry, seed)]
+    streams.sort(key=lambda stream: stream.want.match is not None)
+    run = _Run(store, seed, pool, progress)
+    for stream in streams:
+        if stream.want.match is None:
+            run.take(stream)
+        else:
+            run.take_matching(stream, generate, trust)
+    return run.end(streams, unchecked)
 
 
-def _build(want: Collect, trust: bool, lock: Path) -> tuple[_Terms, Collector]:
+def _build(want: Collect, trust: bool, lock: Path) -> tuple[Terms, Collector]:
     card = catalog.card("sources", want.source)
     # A copy in a folder is what it is; of a data set on the Hub the first use records the commit, and later ones keep to it.
     revision = None if "root" in want.options else catalog.resolve(card, lock)
     collector: Collector = catalog.build(card, trust=trust, revision=revision, **want.options)
     # Places are left out of the name, so that the same images have the same ids wherever the folder lies.
-    options = {key: value for key, value in {**card.options, **want.options}.items() if key not in ("root", "index")}
-    terms = _Terms(
+    # So is how they are fetched, such as how many at once (an adapter's `HOW`).
+    aside = {"root", "index"} | getattr(collector, "HOW", frozenset[str]())
+    options = {key: value for key, value in {**card.options, **want.options}.items() if key not in aside}
+    terms = Terms(
         source=card.name,
         revision=revision or card.revision,
         licence=card.licence,
         origin=card.origin,
         category=want.category or card.about.category,
+        asked=want.category,
         family=card.family,
         scope=json.dumps(options, sort_keys=True, default=str),
+        released=card.released,
+        guard=rules.merged(rules.GUARD, card.about.guard, want.guard),
+        screen=rules.merged(rules.SCREENING, card.about.screen, want.screen),
     )
     return terms, collector
 
 
-Made = tuple[Collect, _Terms, Collector]
+Made = tuple[Collect, Terms, Collector]
 
 
 def _told_apart(made: list[Made]) -> list[Made]:
@@ -113,162 +158,221 @@ def _told_apart(made: list[Made]) -> list[Made]:
     return apart
 
 
-def _collect_one(
-    store: Store, want: Collect, terms: _Terms, collector: Collector, seed: int, pool: engine.Pool, progress: engine.Progress
-) -> int:
-    """One entry of the recipe; how many images are new."""
-    rejected = {r["id"]: r["source_key"] for r in store.rejects().to_pylist() if r["stage"] == STAGE}
-    kept = [(r["id"], r["source_key"], r["category"]) for r in store.facts(["id", "source_key", "category"]).to_pylist()]
-    here = {key: category for name, key, category in kept if key is not None and terms.id_of(key) == name}
-    refused = {key for name, key in rejected.items() if key is not None and terms.id_of(key) == name}
-    source = iter(collector.find(Want(terms.source, want.category, seed, frozenset(here.keys() | refused))))
-    arrive = _Arrive(store.root, terms)
-    held = before = sum(want.category in (None, category) for category in here.values())
-    failed = 0
-    while want.count is None or held < want.count:
-        missing = None if want.count is None else want.count - held
-        answered = held + failed
-        segments = _segments(_first(source, missing))
-        for outcome in engine.run(arrive.worker, segments, pool):
-            for arrived in [outcome.value] if outcome.value else _one_by_one(outcome.task, arrive, store, pool):
-                if arrived.stopped is not None:
-                    raise StoreError(arrived.stopped)
-                held, failed = held + arrived.kept, failed + arrived.refused
-                progress(held, failed, want.count)
-        if missing is None or held + failed == answered:
-            break
-    if want.count is not None and held < want.count:
-        log.warning("%s: asked for %d, the source has %d that can be used", terms.source, want.count, held)
-    return held - before
+def _streams(want: Collect, terms: Terms, collector: Collector, seed: int) -> list[_Stream]:
+    """The quotas of one entry. Raises `UsageError` where the source cannot say what `even` would divide."""
+    if want.strata is None:
+        return [_Stream(want, terms, collector, None, want.count)]
+    shares: Mapping[str, int]
+    if isinstance(want.strata, dict):
+        # A limit for this call alone may be less than the strata's sum.
+        shares = want.strata if want.count is None else spread(want.strata, want.count, seed)
+    else:
+        lists = getattr(collector, "strata", None)
+        if lists is None:
+            raise UsageError(
+                f"{terms.source} cannot list its strata beforehand: name them, as in strata = {{cats = 50, dogs = 50}}"
+            )
+        listed = {name: count for name, count in lists(Want(terms.source, want.category, seed)).items() if count > 0}
+        shares = spread(listed, want.count or 0, seed)
+        if not shares:
+            raise UsageError(f"{terms.source} lists no stratum{f' of {want.category}' if want.category else ''}")
+    return [_Stream(want, terms, collector, name, count) for name, count in shares.items()]
 
 
-def _one_by_one(segment: list[Found | Refusal], arrive: _Arrive, store: Store, pool: engine.Pool) -> Iterator[_Arrived]:
-    """A segment that its worker could not finish, image by image; the guilty one becomes a reject."""
-    # The worker may have died when its part was already in place.
-    done = store.ids(STAGE) & {arrive.terms.id_of(item.source_key) for item in segment}
-    refused = done & set(store.rejects()["id"].to_pylist())
-    yield _Arrived(len(done - refused), len(refused))
-    rest = [[item] for item in segment if arrive.terms.id_of(item.source_key) not in done]
-    for alone in engine.run(arrive.worker, rest, pool):
-        reason = "killed-the-worker" if alone.fatal else "failed"
-        yield alone.value or arrive.give_up(alone.task, reason, alone.error or "no answer")
+def spread(listed: Mapping[str, int], count: int, seed: int) -> dict[str, int]:
+    """`count` images over strata as evenly as what is listed allows; a hash of seed and name says who gets an odd one."""
+    left = min(count, sum(listed.values()))
+    level = 0
+    while (open_ones := [name for name in listed if listed[name] > level]) and left >= len(open_ones):
+        # As many full rounds as the smallest of the open strata can take part in.
+        rounds = min(left // len(open_ones), min(listed[name] for name in open_ones) - level)
+        level, left = level + rounds, left - rounds * len(open_ones)
+    odd = sorted(open_ones, key=lambda name: make_id(seed, name))[:left]
+    shares = {name: min(listed[name], level) + (name in odd) for name in sorted(listed)}
+    return {name: share for name, share in shares.items() if share}
 
 
-def _first(source: Iterator[Found | Refusal], count: int | None) -> Iterator[Found | Refusal]:
-    """Refusals pass through; at most `count` images are taken."""
-    taken = 0
-    while count is None or taken < count:
-        found = next(source, None)
-        if found is None:
-            return
-        taken += isinstance(found, Found)
-        yield found
+class _Known:
+    """What the work folder holds of each source: key -> (category, stratum), and the keys that were refused."""
+
+    def __init__(self, store: Store) -> None:
+        rows = store.facts(["id", "source_key", "category", "params"]).to_pylist()
+        self.rows = [
+            (r["id"], r["source_key"], r["category"], _stratum(r["params"])) for r in rows if r["source_key"] is not None
+        ]
+        self.rejects = [(r["id"], r["source_key"]) for r in store.rejects().to_pylist() if r["stage"] == STAGE]
+        self.lines = availability.lines(store)
+        self._made: dict[tuple[str, str], tuple[dict[str, tuple[str, str | None]], set[str]]] = {}
+
+    def of(self, terms: Terms) -> tuple[dict[str, tuple[str, str | None]], set[str]]:
+        """The kept and the refused keys of one source, to be kept up to date by whoever takes more."""
+        name = (terms.source, terms.scope)
+        if name not in self._made:
+            kept = {k: (c, s) for i, k, c, s in self.rows if terms.id_of(k) == i}
+            self._made[name] = kept, {key for i, key in self.rejects if key is not None and terms.id_of(key) == i}
+        return self._made[name]
 
 
-def _segments(source: Iterable[Found | Refusal]) -> Iterator[list[Found | Refusal]]:
-    segment: list[Found | Refusal] = []
-    size = 0
-    for found in source:
-        segment.append(found)
-        size += len(found.data) if isinstance(found, Found) else 0
-        if len(segment) >= SEGMENT_IMAGES or size >= SEGMENT_BYTES:
-            yield segment
-            segment, size = [], 0
-    if segment:
-        yield segment
+def _stratum(params: str) -> str | None:
+    return json.loads(params).get("stratum") if '"stratum"' in params else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrived:
-    """A segment that was written. `stopped`: nothing was, since the work folder cannot be written."""
+class _Run:
+    """One call of `collect` over one work folder."""
 
-    kept: int = 0
-    refused: int = 0
-    stopped: str | None = None
+    def __init__(self, store: Store, seed: int, pool: engine.Pool, progress: engine.Progress) -> None:
+        self.store, self.seed, self.pool, self.progress = store, seed, pool, progress
+        self.known = _Known(store)
+        self.new = 0
+        self.broken: dict[str, str] = {}
+        self.places: dict[str, availability.Places] = {}
+
+    def held(self, stream: _Stream) -> int:
+        """How many images there are that count for a stream's quota."""
+        kept, _ = self.known.of(stream.terms)
+        wanted = stream.want.category
+        return sum(wanted in (None, c) and stream.stratum in (None, s) for c, s in kept.values())
+
+    def take(self, stream: _Stream, count: int | None = None, passed: frozenset[str] = frozenset()) -> None:
+        """Fill one stream's quota (or `count`) from its source; `passed` are keys that need not be looked at."""
+        want, terms = stream.want, stream.terms
+        quota = stream.count if count is None else count
+        kept, refused = self.known.of(terms)
+        have = frozenset(kept.keys() | refused | passed)
+        done = {terms.id_of(key) for key in kept.keys() | refused}
+        places = self.places.setdefault(stream.name, availability.Places(self.known.lines, stream.name, done))
+        source = _Answers(stream, Want(terms.source, want.category, self.seed, have, stream.stratum, quota), places)
+        arrive = Arrive(self.store.root, terms, stream.name, stream.stratum)
+        held = before = self.held(stream)
+        failed = 0
+        while quota is None or held < quota or places.behind():
+            missing = None if quota is None else quota - held
+            answered = held + failed
+            for outcome in engine.run(arrive.worker, source.segments(missing), self.pool):
+                for arrived in [outcome.value] if outcome.value else self._one_by_one(outcome.task, arrive):
+                    if arrived.stopped is not None:
+                        raise StoreError(arrived.stopped)
+                    kept.update({key: (category, stratum) for key, category, stratum in arrived.kept})
+                    refused.update(arrived.refused)
+                    held, failed = held + len(arrived.kept), failed + len(arrived.refused)
+                    self.progress(held, failed, quota)
+            if missing is None or held + failed == answered:
+                break
+        self.new += held - before
+        if source.broken is not None:
+            self.broken[stream.title] = source.broken
+            log.error("%s: %s. What was finished is kept; the same command goes on from there", stream.title, source.broken)
+        elif stream.count is not None and held < stream.count and count is None:
+            log.warning("%s: asked for %d, the source has %d that can be used", stream.title, stream.count, held)
+
+    def _one_by_one(self, segment: Segment, arrive: Arrive) -> Iterator[Arrived]:
+        """A segment that its worker could not finish, image by image; the guilty one becomes a reject."""
+        # The worker may have died when its part was already in place.
+        done = self.store.ids(STAGE) & {arrive.terms.id_of(item.source_key) for item in segment}
+        rejects = done & set(self.store.rejects()["id"].to_pylist())
+        there = [(arrive.terms.id_of(item.source_key), item) for item in segment]
+        kept = [(i.source_key, i.category or arrive.terms.category or "uncategorized", i.stratum)
+                for name, i in there if name in done - rejects and isinstance(i, Found)]  # fmt: skip
+        yield Arrived(tuple(kept), tuple(item.source_key for name, item in there if name in rejects))
+        rest = [single for single in segment.alone() if arrive.terms.id_of(single.items[0].source_key) not in done]
+        for alone in engine.run(arrive.worker, rest, self.pool):
+            reason = "killed-the-worker" if alone.fatal else "failed"
+            yield alone.value or arrive.give_up(alone.task, reason, alone.error or "no answer")
+
+    def take_matching(self, stream: _Stream, generate: Sequence[Generate], trust: bool) -> None:
+        """Fill a quota with those of several times as many candidates that are nearest to what the generators draw."""
+        match, count, category = stream.want.match, stream.count, stream.want.category
+        assert match is not None
+        assert count is not None
+        assert category is not None
+        spool = Candidates(self.store, stream.name)
+        held = self.held(stream)
+        if held < count and not spool.is_chosen():
+            reference = matching.reference(self.store, generate, category, match, self.seed, trust)
+            inner = _Run(spool.store, self.seed, self.pool, self.progress)
+            kept, refused = self.known.of(stream.terms)
+            inner.take(stream, (count - held) * match.candidates, frozenset(kept.keys() | refused))
+            self.broken |= inner.broken
+            if inner.broken:
+                return
+            spool.choose(reference, count - held, match, {"source": stream.terms.source, "category": category})
+        fresh = spool.move(stream.terms.source)
+        self.new += fresh
+        self.known = _Known(self.store) if fresh else self.known
+        if held + fresh < count:
+            log.warning("%s: asked for %d, the source has %d that can be used", stream.title, count, held + fresh)
+
+    def end(self, streams: Sequence[_Stream], unchecked: dict[str, dict[str, str]]) -> Collected:
+        """The ledger, put together, and the sums."""
+        rejects = [row for row in self.store.rejects().to_pylist() if row["stage"] == STAGE]
+        counts = Counter(row["reason"] for row in rejects)
+        failed = sum(count for reason, count in counts.items() if reason not in BY_RULE)
+        ids = {name for path in self.store.parts(STAGE) for name in self.store.names(path)}
+        quotas = {
+            s.name: availability.Quota(
+                s.name, s.terms.source, s.want.category, s.stratum, s.count, self.held(s),
+                s.count * s.want.match.candidates if s.count and s.want.match else None,
+            )
+            for s in streams
+        }  # fmt: skip
+        reasons = {row["id"]: row["reason"] for row in rejects}
+        sums = availability.put_together(self.store, list(quotas.values()), reasons, BY_RULE, ids)
+        reports = matching.read(self.store.root)
+        chosen = [reports[name] for name in quotas if name in reports]
+        sorted_counts = dict(sorted(counts.items()))
+        return Collected(self.new, len(ids), sorted_counts, failed + len(self.broken), self.broken, sums, chosen, unchecked)
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrive:
-    """A worker that measures a segment of images and leaves it as a part."""
+class _Answers:
+    """What a collector answers, made safe: every answer checked, named once, given a place; an exception ends it, in words."""
 
-    root: Path
-    terms: _Terms
+    def __init__(self, stream: _Stream, want: Want, places: availability.Places) -> None:
+        self.stratum, self.have, self.places = stream.stratum, want.have, places
+        self.broken: str | None = None
+        self.seen: Counter[str] = Counter()
+        self.answers = self._safe(stream.collector, want)
 
-    def worker(self) -> Callable[[list[Found | Refusal]], _Arrived]:
-        return self._arrive
+    def segments(self, count: int | None) -> Iterator[Segment]:
+        """Segments of at most `count` images; refusals pass through beside them."""
+        items: list[Found | Refusal] = []
+        places: list[int] = []
+        taken = size = 0
+        while count is None or taken < count or self.places.behind():
+            item = next(self.answers, None)
+            if item is None:
+                break
+            items.append(item)
+            places.append(self.places.take())
+            taken += isinstance(item, Found)
+            size += len(item.data) if isinstance(item, Found) else 0
+            if len(items) >= SEGMENT_IMAGES or size >= SEGMENT_BYTES:
+                yield Segment(tuple(items), tuple(places))
+                items, places, size = [], [], 0
+        if items:
+            yield Segment(tuple(items), tuple(places))
 
-    def give_up(self, segment: list[Found | Refusal], reason: str, error: str) -> _Arrived:
-        """Record a segment whose worker could not live through it."""
-        return self._write([Refusal(reason, error, item.source_key) for item in segment])
-
-    def _arrive(self, segment: list[Found | Refusal]) -> _Arrived:
+    def _safe(self, collector: Collector, want: Want) -> Iterator[Found | Refusal]:
         try:
-            return self._write(segment)
-        except StoreError as error:
-            return _Arrived(stopped=str(error))
-
-    def _write(self, segment: list[Found | Refusal]) -> _Arrived:
-        store = Store(self.root)
-        rows, data, rejects = [], [], []
-        for item in segment:
-            record = self._record(item) if isinstance(item, Found) else item
-            if isinstance(record, Refusal):
-                rejects.append(self._reject(record, item))
-            elif isinstance(item, Found):
-                rows.append(record.row())
-                data.append(item.data)
-        name = make_id(sorted(self.terms.id_of(item.source_key) for item in segment))
-        if rejects:
-            store.write_rejects(STAGE, name, rejects)
-        if rows:
-            store.write_part(STAGE, name, rows, data)
-        return _Arrived(len(rows), len(rejects))
-
-    def _record(self, found: Found) -> Record | Refusal:
-        """The image with its facts, or why it cannot be one."""
-        terms = self.terms
-        origin = found.origin or terms.origin
-        if origin is None:
-            return Refusal("unknown-origin", "neither the source nor its place says whether it is real", found.source_key)
-        try:
-            facts = images.measure(found.data)
-        except BadImage as error:
-            return Refusal(error.reason, error.detail, found.source_key)
-        name = terms.id_of(found.source_key)
-        generator = found.generator or terms.source
-        synthetic = origin == "synthetic"
-        return Record(
-            id=name,
-            origin="synthetic" if synthetic else "real",
-            category=found.category or terms.category or "uncategorized",
-            family=(terms.family or catalog.taxonomy().family_of(generator)) if synthetic else None,
-            generator=generator if synthetic else None,
-            source=found.source or terms.source,
-            source_key=found.source_key,
-            licence=found.licence or terms.licence,
-            revision=terms.revision,
-            prompt=found.prompt,
-            negative=None,
-            seed=None,
-            params="{}",
-            pair_id=None if synthetic else name,
-            group=name if found.group is None else make_id("group", terms.source, found.group),
-            extension=PurePosixPath(found.source_key).suffix.lower().lstrip("."),
-            facts=facts,
-        )
-
-    def _reject(self, refusal: Refusal, item: Found | Refusal) -> dict[str, object]:
-        found = item if isinstance(item, Found) else None
-        return {
-            "id": self.terms.id_of(item.source_key),
-            "stage": STAGE,
-            "origin": (found and found.origin) or self.terms.origin,
-            "category": (found and found.category) or self.terms.category,
-            "generator_or_source": (found and (found.generator or found.source)) or self.terms.source,
-            "source_key": item.source_key,
-            "reason": refusal.reason,
-            "detail": refusal.detail,
-        }
+            unnamed = 0
+            for answer in collector.find(want):
+                item = arrival.checked(answer, unnamed)
+                unnamed += item.source_key == arrival.unnamed_key(unnamed)
+                # A refusal that does not say whose it is counts here: its picture was never seen.
+                unsaid = isinstance(item, Refusal) and item.stratum is None
+                if self.stratum is not None and item.stratum != self.stratum and not unsaid:
+                    continue
+                self.seen[item.source_key] += 1
+                if (times := self.seen[item.source_key]) > 1:
+                    again = f"{item.source_key}#{times}"
+                    item = Refusal("listed-twice", f"the source gave {item.source_key} {times} times", again)
+                if item.source_key not in self.have:
+                    yield item
+        except (UsageError, StoreError):
+            raise
+        except Exception as error:
+            # The boundary to any adapter and its vendor: it ends this source, never the others.
+            said = str(error).strip().splitlines()
+            self.broken = f"{'' if said else type(error).__name__}{said[0] if said else ''}"[:500]
 
 
 def folders(real: Path, fake: Path) -> list[Collect]:

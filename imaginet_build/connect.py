@@ -48,12 +48,14 @@ def first_rows(place: Rows, count: int) -> Rows:
 
 
 class Forest:
-    """Edges among `n` rows as they come in, reduced to one edge a row whenever there are many."""
+    """Edges among `n` rows as they come in. A row points at a smaller one it is connected with, or at itself, so that besides
+    one number a row only the newest edges are held (union-find, a few million edges at a time)."""
 
     def __init__(self, n: int) -> None:
-        self._label: Rows = np.arange(n, dtype=np.int64)
+        self._parent: Rows = np.arange(n, dtype=np.int64)
         self._edges: list[Rows] = []
         self._count = 0
+        self._flat = True
 
     def add(self, edges: Rows) -> None:
         """Connect the rows of each of `edges`, (m, 2) int64."""
@@ -61,16 +63,42 @@ class Forest:
             self._edges.append(edges)
             self._count += len(edges)
             if self._count > _MANY:
-                self.label()
+                self._settle()
+
+    def name(self, rows: Rows, smallest: Rows) -> None:
+        """Connect each of `rows`, which nothing connects yet, with a row that is not larger."""
+        self._parent[rows] = smallest
 
     def label(self) -> Rows:
-        """The component of every row by the edges so far, named by its smallest row: (n,) int64."""
-        if self._count:
-            # The edges' ends stand for their components, so that only components need to be connected.
-            known = self._label
-            moved = components(len(known), np.concatenate([known[edges] for edges in self._edges]))
-            self._label, self._edges, self._count = moved[known], [], 0
-        return self._label
+        """The component of every row by the edges so far, named by its smallest row: (n,) int64, not to be written to."""
+        self._settle()
+        if not self._flat:
+            parent = self._parent
+            for at in range(0, len(parent), _ASK):
+                block = parent[at : at + _ASK]
+                # All pointers lead to smaller rows, and the blocks before this one are flat.
+                while not np.array_equal(block, higher := parent[block]):
+                    block[:] = higher
+            self._flat = True
+        return self._parent
+
+    def _settle(self) -> None:
+        if not self._count:
+            return
+        ends = self._roots(np.concatenate(self._edges))
+        self._edges, self._count = [], 0
+        ends = ends[ends[:, 0] != ends[:, 1]]
+        if len(ends):
+            roots, place = np.unique(ends, return_inverse=True)
+            self._parent[roots] = roots[components(len(roots), place.reshape(-1, 2))]
+            self._flat = False
+
+    def _roots(self, rows: Rows) -> Rows:
+        """The rows' components by what has been settled."""
+        rows = self._parent[rows]
+        while not np.array_equal(rows, higher := self._parent[rows]):
+            rows = higher
+        return rows
 
 
 class Places:

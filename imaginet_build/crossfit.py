@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ FOLDS = 5
 BOOTSTRAPS = 200
 _SMOOTHING = 2.0
 _CATEGORY_SMOOTHING = 10.0
+_DENSE = 100
 _DECIMALS = (
     2  # scores that differ by a row or two must tie: held-out rows are missing from the others, and a fold would lean away
 )
@@ -38,7 +40,7 @@ class Cases:
     classes: tuple[str, ...]
     parts: Ints | None = None
 
-    def folds(self) -> Ints:
+    def folds(self, deal: Ints | None = None) -> Ints:
         """(n,) fold of every row: the target's own parts where each holds every class and no group lies in two, else
         `fold_groups` with as many folds as the smallest class has groups, at most FOLDS.
 
@@ -47,7 +49,7 @@ class Cases:
         """
         if self.parts is not None and self._apart(self.parts):
             return self.parts
-        return fold_groups(self.labels, self.groups, min(FOLDS, int(self.groups_per_class().min())))
+        return fold_groups(self.labels, self.groups, min(FOLDS, int(self.groups_per_class().min())), deal)
 
     def _apart(self, parts: Ints) -> bool:
         count = int(parts.max()) + 1
@@ -73,20 +75,23 @@ class Guess:
     p: float | None = None
 
 
-def fold_groups(labels: Ints, groups: Ints, folds: int) -> Ints:
+def _deal(groups: Ints) -> Ints:
+    """The groups in the order in which they are dealt: largest first, equal ones shuffled."""
+    size = np.bincount(groups)
+    return np.lexsort((random_of("audit", "folds").random(len(size)), -size))
+
+
+def fold_groups(labels: Ints, groups: Ints, folds: int, deal: Ints | None = None) -> Ints:
     """A fold in [0, folds) for every row; a group is in one fold, and every class is spread over all of them.
 
     Groups are dealt like cards, largest first, each kind in turn (one kind for every class, one for groups that hold several).
-    The same rows in any order get the same folds.
+    The same rows in any order get the same folds. `deal`: the order of the groups where the caller knows it already.
     """
-    n_groups = int(groups.max()) + 1
-    low = np.full(n_groups, np.iinfo(np.int64).max)
-    high = np.zeros(n_groups, np.int64)
-    np.minimum.at(low, groups, labels)
-    np.maximum.at(high, groups, labels)
-    kind = np.where(low == high, low, -1)
-    size = np.bincount(groups, minlength=n_groups)
-    order = np.lexsort((random_of("audit", "folds").random(n_groups), -size, kind))
+    n_groups, k = int(groups.max()) + 1, int(labels.max()) + 1
+    held = np.bincount(groups * k + labels, minlength=n_groups * k).reshape(n_groups, k)
+    kind = np.where((held > 0).sum(axis=1) == 1, held.argmax(axis=1) + 1, 0).astype(np.int16)
+    deal = _deal(groups) if deal is None else deal
+    order = deal[np.argsort(kind[deal], kind="stable")]
     fold = np.empty(n_groups, np.int64)
     starts = np.flatnonzero(np.r_[True, np.diff(kind[order]) != 0])
     rank = np.arange(n_groups) - np.repeat(starts, np.diff(np.r_[starts, n_groups]))
@@ -95,22 +100,23 @@ def fold_groups(labels: Ints, groups: Ints, folds: int) -> Ints:
 
 
 def permuted(labels: Ints, groups: Ints, times: int) -> Iterator[Ints]:
-    """`times` relabelings of the rows (0 or 1) that keep groups whole, for a null distribution.
+    """`times` relabelings of the rows that keep groups whole, for a null distribution.
 
     The unit that is relabeled is a block: the rows of one group and one label. Groups that hold one label only trade labels
-    among themselves, so the number of such groups per class stays. A group that holds both labels (a pair: a photograph and
-    its reconstruction) keeps one block of each and swaps the two with probability one half: pairs stay pairs, as a null of
-    "the label means nothing" demands, and a difference *within* pairs still counts against it.
+    among themselves, so the number of such groups per class stays. A group that holds several labels (a pair: a photograph and
+    its reconstruction) shuffles them among its own blocks: pairs stay pairs, as a null of "the label means nothing" demands,
+    and a difference *within* pairs still counts against it.
     """
-    block, inverse = np.unique(groups * 2 + labels, return_inverse=True)
-    owner, label = block // 2, block % 2
-    mixed = np.bincount(owner)[owner] == 2
+    k = int(labels.max()) + 1
+    block, inverse = np.unique(groups * k + labels, return_inverse=True)
+    owner, label = block // k, block % k
+    mixed = np.flatnonzero(np.bincount(owner)[owner] > 1)
+    pure = np.flatnonzero(np.bincount(owner)[owner] == 1)
     random = random_of("audit", "permutations")
     for _ in range(times):
         new = label.copy()
-        new[~mixed] = random.permutation(label[~mixed])
-        flip = random.random(int(owner.max()) + 1) < 0.5
-        new[mixed] = label[mixed] ^ flip[owner[mixed]]
+        new[pure] = random.permutation(label[pure])
+        new[mixed] = label[mixed[np.lexsort((random.random(mixed.size), owner[mixed]))]]
         yield new[inverse]
 
 
@@ -213,6 +219,29 @@ def auc_of(counts: Floats, scores: Floats) -> float:
     return float(np.mean(areas)) if areas else 0.5
 
 
+def distinct(table: npt.NDArray[np.integer]) -> tuple[Ints, Ints]:
+    """Where each distinct row of `table` (n, m), whole numbers from 0 on, stands first, and the place of every row among them.
+
+    As `np.unique(axis=0)`, in the same order, many times faster: columns are packed into one number while they fit.
+    """
+    key, span = np.zeros(len(table), np.int64), 1
+    for column in table.T.astype(np.int64):
+        width = int(column.max(initial=0)) + 1
+        if span > 2**62 // width:
+            names, key = np.unique(key, return_inverse=True)
+            span = len(names)
+        key, span = key * width + column, span * width
+    if span <= 4 * len(table) + 64:
+        held = np.flatnonzero(np.bincount(key, minlength=span))
+        place = np.empty(span, np.int64)
+        place[held] = np.arange(held.size)
+        first = np.empty(span, np.int64)
+        first[key[::-1]] = np.arange(len(key))[::-1]
+        return first[held], place[key]
+    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    return first.astype(np.int64), inverse.astype(np.int64)
+
+
 def interval(hits: npt.NDArray[np.bool_], cases: Cases) -> tuple[float, float]:
     """95 % interval of the balanced accuracy: a Poisson bootstrap over groups (Chamandy et al. 2012).
 
@@ -224,7 +253,8 @@ def interval(hits: npt.NDArray[np.bool_], cases: Cases) -> tuple[float, float]:
     key = cases.groups * k + cases.labels
     rows = np.bincount(key, minlength=n_groups * k).reshape(n_groups, k)
     right = np.bincount(key[hits], minlength=n_groups * k).reshape(n_groups, k)
-    kinds, times = np.unique(np.concatenate([rows, right], axis=1), axis=0, return_counts=True)
+    first, inverse = distinct(np.concatenate([rows, right], axis=1))
+    kinds, times = np.concatenate([rows, right], axis=1)[first], np.bincount(inverse)
     drawn = random_of("audit", "bootstrap").poisson(times, (BOOTSTRAPS, len(kinds))) @ kinds
     rows_drawn, right_drawn = drawn[:, :k], drawn[:, k:]
     share = np.where(rows_drawn > 0, right_drawn / np.maximum(rows_drawn, 1), np.nan)
@@ -251,8 +281,10 @@ Relabeling = tuple[npt.NDArray[np.int8], npt.NDArray[np.int8]]
 
 def relabelings(cases: Cases, times: int) -> list[Relabeling]:
     """`times` draws of `permuted`, each with the folds its labels lead to; one list serves all probes of a table."""
-    drawn = permuted(cases.labels, cases.groups, times) if times else ()
-    return [(y.astype(np.int8), replace(cases, labels=y).folds().astype(np.int8)) for y in drawn]
+    if not times:
+        return []
+    deal, drawn = _deal(cases.groups), permuted(cases.labels, cases.groups, times)
+    return [(y.astype(np.int8), replace(cases, labels=y).folds(deal).astype(np.int8)) for y in drawn]
 
 
 def guess_one(cells: Ints, n_cells: int, cases: Cases, fold: Ints, null: Sequence[Relabeling] = ()) -> Guess:
@@ -269,15 +301,19 @@ def guess_one(cells: Ints, n_cells: int, cases: Cases, fold: Ints, null: Sequenc
 
 def guess_all(
     codes: npt.NDArray[np.uint8], ordered: tuple[bool, ...], cases: Cases, fold: Ints, null: Sequence[Relabeling] = ()
-) -> tuple[Guess, Floats]:
-    """How well all probes together tell the label, and the balanced accuracies under the relabelings `null`."""
-    unique, cells = np.unique(codes, axis=0, return_inverse=True)
-    cells = cells.reshape(-1).astype(np.int64)
+) -> tuple[Guess, Floats, Floats]:
+    """How well all probes together tell the label, the balanced accuracies under the relabelings `null`, and the score of every
+    row's own class, out of fold, (n,)."""
+    first, cells = distinct(codes)
+    unique = codes[first]
     k = len(cases.classes)
     counts = counts_of(cells, cases.labels, fold, len(unique), k)
-    scores = joint_scores(unique, ordered, counts)
+    # With a hundred rows in each cell there is nothing to interpolate: counting is the best rule, and many times faster.
+    fit = table_scores if len(unique) * _DENSE <= len(codes) else partial(joint_scores, unique, ordered)
+    scores = fit(counts)
     chance = []
     for labels, other in null:
         drawn = counts_of(cells, labels, other, len(unique), k)
-        chance.append(float(recalls(drawn, joint_scores(unique, ordered, drawn)).mean()))
-    return summary(cells, counts, scores, fold, cases, chance), np.asarray(chance, np.float64)
+        chance.append(float(recalls(drawn, fit(drawn)).mean()))
+    own = scores[cells, cases.labels, fold]
+    return summary(cells, counts, scores, fold, cases, chance), np.asarray(chance, np.float64), own

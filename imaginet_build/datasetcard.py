@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from imaginet_build import release
+from imaginet_build import likeness, release
+from imaginet_build.pixel_probes import EXPECTED
 from imaginet_build.records import SPLITS
 
 COMPOSITION = "composition.csv"
@@ -51,7 +53,9 @@ class Measured:
     """What was counted in a release folder.
 
     `views`: rows by view and split. `nbytes`, `arrow_nbytes`: file and uncompressed sizes alike. `sides`: by view and label,
-    the smallest, median and largest shorter side in pixels. `composition`: rows by category, label,
+    the smallest, median and largest shorter side in pixels. `likeness`: by view, bytes per pixel of each label and the
+    Kolmogorov-Smirnov distance between the labels in size and aspect, beside its sampling error (`likeness`). `composition`:
+    rows by category, label,
     family, generator or source and split.
     """
 
@@ -61,6 +65,7 @@ class Measured:
     nbytes: dict[str, dict[str, int]]
     arrow_nbytes: dict[str, dict[str, int]]
     sides: dict[str, dict[str, tuple[int, float, int]]]
+    likeness: dict[str, dict[str, Any]]
     codecs: dict[str, dict[str, int]]
     composition: tuple[dict[str, Any], ...]
     licences: dict[str, dict[str, int]]
@@ -87,6 +92,7 @@ def measure(folder: Path, views: Sequence[str], rejects: pa.Table, digest: str) 
         nbytes={view: {split: sum(p.stat().st_size for p in paths) for split, paths in files[view].items()} for view in views},
         arrow_nbytes={view: {s: sum(_unpacked(p) for p in paths) for s, paths in files[view].items()} for view in views},
         sides={view: _sides(rows) for view, rows in labelled.items()},
+        likeness={view: _likeness(table, files[view]) for view, table in tables.items()},
         codecs={view: _codecs(files[view]) for view in views},
         composition=tuple(
             dict(zip((*keys, "generator_or_source", "split"), cell, strict=True)) | {"rows": n}
@@ -127,8 +133,10 @@ def files(
     readme = environment.get_template("card.md.j2").render(
         facts=facts,
         about=about,
-        gate=gate,
-        probes=[p for p in probes if p["track"] == "origin" and p.get("scope", "all") == "all"],
+        gate={"reason": "", "self_test": None, "forced": False} | dict(gate) if gate else None,
+        probes=(shown := [p for p in probes if p["track"] == "origin" and p.get("scope", "all") == "all"]),
+        beside=[p for p in shown if not p.get("gate", True)],
+        expected=EXPECTED,
         default=next(iter(facts.views)),
         rows=sum(next(iter(facts.views.values())).values()),
         size=_size_category(sum(next(iter(facts.views.values())).values())),
@@ -198,6 +206,27 @@ def _sides(rows: Sequence[tuple[str, int, int]]) -> dict[str, tuple[int, float, 
         if sides:
             found[label] = (min(sides), statistics.median(sides), max(sides))
     return found
+
+
+def _likeness(table: pa.Table, shards: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
+    """How alike the labels are from outside, and how many bytes each spends on a pixel."""
+    synthetic = np.asarray(pc.equal(table["label"], "synthetic").to_numpy(), dtype=bool)
+    width, height = (table[side].to_numpy().astype(np.int64) for side in ("width", "height"))
+    lengths = [np.zeros(0, dtype=np.int64)]
+    for path in (p for paths in shards.values() for p in paths):
+        with pq.ParquetFile(path) as file:
+            # A row group at a time: the images of a shard need not fit into memory.
+            for number in range(file.num_row_groups):
+                column = file.read_row_group(number, columns=["image.bytes"])["image"].combine_chunks()
+                images = pc.struct_field(column, "bytes")
+                lengths.append(pc.binary_length(images).to_numpy(zero_copy_only=False).astype(np.int64))
+    unknown = np.full(len(synthetic), np.nan)
+    distances = likeness.distances(synthetic, width, height, unknown)
+    return {
+        "bytes_per_pixel": likeness.bytes_per_pixel(synthetic, np.concatenate(lengths), width * height),
+        "ks": {name: distances[name] for name in ("size", "aspect")},
+        "sampling_error": likeness.sampling_error(int((~synthetic).sum()), int(synthetic.sum())),
+    }
 
 
 def _licences(table: pa.Table) -> dict[str, dict[str, int]]:

@@ -28,6 +28,10 @@ EXTRAS = {
     "api": "openai",
     "hub": "huggingface_hub datasets",
     "baseline": "torch transformers accelerate onnx",
+    "archive": "aiohttp",
+    "sevenzip": "py7zr",
+    "urls": "pycurl protego certifi",
+    "guards": "nudenet",
 }
 """What each extra brings (the empty one: what a plain install brings), by distribution name."""
 

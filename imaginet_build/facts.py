@@ -6,15 +6,17 @@ The shape is the same for a measured image and for a line of a list that names n
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pyarrow as pa
 
 from imaginet_build.errors import BadImage, UsageError
 from imaginet_build.pixel_probes import PIXEL_PROBES, pixel_facts
-from imaginet_build.records import EXTENSIONS, ORIGINS, Facts, Refusal
+from imaginet_build.records import EXTENSIONS, ORIGINS, Facts, Refusal, seed_of
+from imaginet_build.tags import TAGS, tags_of
 
 FACTS = pa.schema(
     [
@@ -37,22 +39,36 @@ FACTS = pa.schema(
         pa.field("mode", pa.string()),
         pa.field("metadata", pa.string()),
         pa.field("nbytes", pa.int64()),
+        *(pa.field(name, pa.string()) for name in TAGS),
+        pa.field("caption", pa.string()),
+        pa.field("embedding", pa.list_(pa.float32())),
     ]
 )
 """One image of a target. `path` names it for a person; `group` ties what may not be counted as two witnesses; `split` is the
-release's own."""
+release's own. `caption`: the words that came with it (a prompt, a caption, a label)."""
+
+PIXEL_ROWS = 4000
+"""About how many images of a view the pixel probes look at: whole groups, drawn by name. More would cost and say no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A task whose pixels are looked at too."""
+
+    data: bytes | Path
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """Facts, and the numbers of the pixel probes beside them."""
+    """Facts, the words in the metadata, and the numbers of the pixel probes where they were asked for."""
 
     facts: Facts
+    tags: Mapping[str, str]
     pixels: Mapping[str, list[float]]
 
 
 Measured = Facts | Looked | Refusal
-Task = bytes | Path
+Task = bytes | Path | Look
 Map = Callable[[Callable[[Task], Measured], Iterable[Task]], Iterable[Measured]]
 """How tasks are measured: the built-in `map`, or one that keeps the order and spreads the work."""
 
@@ -72,7 +88,7 @@ class Unreadable:
 @dataclass(frozen=True)
 class Target:
     """What is audited. `kind`: release, work, folder, pair or list. `table`: FACTS, in the target's own order.
-    `folders`: what to give the command that makes it anew.
+    `folders`: what to give the command that makes it anew; `remake`: that command itself, where the target knows it.
     """
 
     name: str
@@ -80,10 +96,13 @@ class Target:
     table: pa.Table
     unreadable: tuple[Unreadable, ...] = ()
     folders: tuple[str, ...] = ()
+    remake: str = ""
 
     @property
     def command(self) -> str:
         """The command that makes a release with an `equalized` view from this."""
+        if self.remake:
+            return self.remake
         places = [shlex.quote(folder) for folder in self.folders]
         if self.kind == "pair" and len(places) == 2:
             return f"build-imaginet run --real {places[0]} --fake {places[1]}"
@@ -102,32 +121,30 @@ def measure(task: Task) -> Measured:
     """The facts of an image given as bytes or as a file, or why there are none. Never raises for what a file holds."""
     from imaginet_build import images
 
+    held = task.data if isinstance(task, Look) else task
     try:
-        if isinstance(task, Path):
-            size = task.stat().st_size
+        if isinstance(held, Path):
+            size = held.stat().st_size
             if size > MAX_BYTES:
                 return Refusal("too-large", f"{size:,} bytes, more than {MAX_BYTES:,}")
-            task = task.read_bytes()
-        return images.measure(task)
+            held = held.read_bytes()
+        facts = images.measure(held)
+        pixels = pixel_facts(images.decode(held)) if isinstance(task, Look) else {}
+        return Looked(facts, tags_of(held, facts.metadata), pixels)
     except BadImage as error:
         return Refusal(error.reason, error.detail)
     except OSError as error:
         return Refusal("unreadable", error.strerror or str(error))
 
 
-def look(task: Task) -> Measured:
-    """As `measure`, and the pixel probes besides: several times the cost."""
-    from imaginet_build import images
+def share_of(rows: int, pixels: bool) -> float:
+    """The share of `rows` images that the pixel probes look at."""
+    return min(1.0, PIXEL_ROWS / max(rows, 1)) if pixels else 0.0
 
-    try:
-        facts = measure(task)
-        if isinstance(facts, Facts):
-            return Looked(facts, pixel_facts(images.decode(task.read_bytes() if isinstance(task, Path) else task)))
-        return facts
-    except BadImage as error:
-        return Refusal(error.reason, error.detail)
-    except OSError as error:
-        return Refusal("unreadable", error.strerror or str(error))
+
+def drawn(name: str, share: float) -> bool:
+    """Whether the pixel probes look at the images of the group `name`: the same answer for the same name, always."""
+    return share >= 1 or (share > 0 and seed_of(name, "audit/pixels") < share * 2.0**63)
 
 
 def inside(root: Path, key: str) -> Path | Refusal:
@@ -143,14 +160,16 @@ def inside(root: Path, key: str) -> Path | Refusal:
 
 def extension_of(path: str) -> str:
     """The extension in lower case without the dot, '' where there is none."""
-    return PurePosixPath(path).suffix[1:].lower()
+    stem, dot, extension = path.rpartition("/")[2].rpartition(".")
+    return extension.lower() if dot and stem else ""
 
 
 @dataclass
 class Growing:
     """A table that grows: what is known of an image beforehand, then what measuring it says.
 
-    With `pixels` the numbers of the pixel probes are measured too and stand in columns of their names, lists of floats.
+    With `pixels` the numbers of the pixel probes are measured too and stand in columns of their names, lists of floats, null
+    where an image was not drawn for them (PIXEL_ROWS).
     """
 
     pixels: bool = False
@@ -174,6 +193,7 @@ class Growing:
             for name in ("codec", "quality", "qtables", "subsampling", "progressive", "width", "height", "mode", "nbytes")
         }
         row["metadata"] = ",".join(facts.metadata)
+        row |= looked.tags if looked is not None else {}
         row["extension"] = extension_of(str(known["path"]))
         row["content_type"] = "uncategorized"
         row |= known
@@ -184,20 +204,27 @@ class Growing:
         if len(self.rows) >= _ROWS_AT_ONCE:
             self._flush()
 
-    def add_all(self, known: Iterable[Mapping[str, object]], tasks: Iterable[Task], map: Map) -> None:
+    def add_all(self, known: Sequence[Mapping[str, object]], tasks: Sequence[bytes | Path], map: Map) -> None:
         """Measure `tasks` and add each with what is `known` of it, in order."""
-        for one, measured in zip(known, self.measured(tasks, map), strict=True):
-            self.add(one, measured)
+        self.add_all_of(zip(known, tasks, strict=True), share_of(len(known), self.pixels), map)
 
-    def measured(self, tasks: Iterable[Task], map: Map) -> Iterator[Measured]:
-        """What `tasks` measure, in order."""
-        return iter(map(look if self.pixels else measure, tasks))
+    def add_all_of(self, held: Iterable[tuple[Mapping[str, object], bytes | Path]], share: float, map: Map) -> None:
+        """The same as they come: what is known of each image, and the image; `share` of the groups are looked at."""
+        ahead: deque[Mapping[str, object]] = deque()
 
-    def target(self, name: str, kind: str, folders: tuple[str, ...] = ()) -> Target:
+        def tasks() -> Iterator[Task]:
+            for known, data in held:
+                ahead.append(known)
+                yield Look(data) if drawn(str(known.get("group") or known["path"]), share) else data
+
+        for measured in map(measure, tasks()):
+            self.add(ahead.popleft(), measured)
+
+    def target(self, name: str, kind: str, folders: tuple[str, ...] = (), remake: str = "") -> Target:
         """What has been gathered. Raises `UsageError` where one of the classes is missing: nothing can be told apart."""
         self._flush()
         table = pa.concat_tables(self.tables) if self.tables else FACTS.empty_table()
-        return Target(name, kind, both_classes(table, name, len(self.unreadable)), tuple(self.unreadable), folders)
+        return Target(name, kind, both_classes(table, name, len(self.unreadable)), tuple(self.unreadable), folders, remake)
 
     def _flush(self) -> None:
         if self.rows:

@@ -10,11 +10,17 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from imaginet_build.errors import BuildError
 
 Hashes = NDArray[np.uint64]
 Rows = NDArray[np.int64]
@@ -22,6 +28,10 @@ Rows = NDArray[np.int64]
 _BLOCK = 1 << 16
 _TILE = 1 << 11
 _DEEP = 48
+_MOST_PARTS = 256
+_SORTING = 24
+"""Bytes for each hash that is being moved and sorted."""
+
 _FULL = (1 << 64) - 1
 # Nanoseconds for moving and sorting a hash, looking at a neighbour, comparing a pair in a tile: their ratios choose the plan.
 _SORT, _LOOK, _COMPARE = 16.0, 12.0, 1.6
@@ -97,12 +107,47 @@ def _sorted(values: Hashes, choice: _Choice, part: int, parts: int) -> Hashes:
     return joined
 
 
-def near(values: Hashes, radius: int, memory: int, settled: Callable[[], Rows] | None = None) -> Iterator[Rows]:
+def _ordered(values: Hashes, choice: _Choice, parts: int, folder: Path | None) -> Iterator[Hashes]:
+    """The rearranged hashes in sorted order, in one piece, or in `parts` by way of the disk."""
+    if parts == 1:
+        yield _sorted(values, choice, 0, 1)
+        return
+    shift = np.uint64(64 - (parts.bit_length() - 1))
+    try:
+        with tempfile.TemporaryDirectory(prefix="imaginet-hashes-", dir=folder) as spilled:
+            paths = [Path(spilled, str(part)) for part in range(parts)]
+            with ExitStack() as stack:
+                files = [stack.enter_context(path.open("wb")) for path in paths]
+                for at in range(0, len(values), _BLOCK):
+                    moved = _moved(values[at : at + _BLOCK], choice.pieces)
+                    # Sorting a block by its range alone would cost as much as sorting it.
+                    moved.sort()
+                    edges = np.searchsorted(moved >> shift, np.arange(parts + 1, dtype=np.uint64))
+                    for file, (start, stop) in zip(files, itertools.pairwise(edges.tolist()), strict=True):
+                        moved[start:stop].tofile(file)
+            for path in paths:
+                part = np.fromfile(path, dtype=np.uint64)
+                path.unlink()
+                part.sort()
+                yield part
+    except OSError as error:
+        where = folder or tempfile.gettempdir()
+        why = os.strerror(error.errno) if error.errno else error
+        raise BuildError(
+            f"{8 * len(values):,} bytes of hashes cannot be sorted on disk in {where}: {why}. "
+            "Make room there, name another folder, or allow more memory"
+        ) from error
+
+
+def near(
+    values: Hashes, radius: int, memory: int, settled: Callable[[], Rows] | None = None, folder: Path | None = None
+) -> Iterator[Rows]:
     """Pairs of positions in `values` (sorted, distinct) whose hashes differ in at most `radius` bits: (k, 2) each, i < j.
 
-    `memory`: bytes for the working arrays; more hashes than fit are sorted range by range. Each pair comes once. With
-    `settled`, which returns the current component of every position, pairs inside one component may be left out: only what they
-    connect is promised, and crowded hashes cost little more than it takes to connect them.
+    `memory`: bytes for the working arrays; more hashes than fit are sorted range by range on disk, in `folder` (else where
+    temporary files go). A range is a 256th of the hashes at least, and those of equal chosen bands are never parted. Each pair
+    comes once. With `settled`, which returns the current component of every position, pairs inside one component may be left
+    out: only what they connect is promised, and crowded hashes cost little more than it takes to connect them.
     """
     n = len(values)
     if radius == 0 or n < 2:
@@ -123,10 +168,9 @@ def near(values: Hashes, radius: int, memory: int, settled: Callable[[], Rows] |
             if (label == label[0]).all():
                 return
         parts = 1
-        while parts < 2**choice.bits and 24 * n > memory * parts:
+        while parts < min(2**choice.bits, _MOST_PARTS) and _SORTING * n > memory * parts:
             parts *= 2
-        for part in range(parts):
-            ordered = _sorted(values, choice, part, parts)
+        for part, ordered in enumerate(_ordered(values, choice, parts, folder)):
             for first, second in _scan(ordered, choice.bits, radius, deep=settled is not None):
                 if first is None or second is None:
                     deferred.append((choice, part, parts))

@@ -26,6 +26,23 @@ PIXEL_PROBES: dict[str, int] = {
 }
 """The probes and how many numbers each has."""
 
+EXPECTED: dict[str, str] = {
+    "bytes_per_pixel": "may tell: how well a picture compresses speaks of its texture",
+    "thumbnail": "should not tell: 64 grey values hold the motif alone; above chance the classes show different things",
+    "colours": "should not tell: above chance the classes differ in light, palette or processing",
+    "jpeg_grid": "should not tell: above chance the classes were compressed, cut or shifted differently before",
+    "double_compression": "should not tell: what it reaches is an earlier JPEG pass of one class that no crop undoes",
+    "spectrum": "may tell: traces of a generator in the frequencies are what a detector is for",
+    "borders": "should not tell: above chance one class has frames, padding or scanned edges",
+    "pixels": "may tell, since it holds the spectrum: all pixel probes together",
+    "words": "should not tell: above chance the captions of the two classes speak of different things",
+    "embedding": "should not tell more than a detector may know: above chance the classes differ in content or style",
+}
+"""What each probe beside the gate sees and whether it may tell the classes apart."""
+
+JOINT = "pixels"
+"""All of PIXEL_PROBES together."""
+
 SIDE = 512
 """Only the middle of a larger image is looked at, cut on the 8-pixel grid so that its phase stays."""
 
@@ -38,7 +55,7 @@ def pixel_facts(image: Image) -> dict[str, list[float]]:
 
     left, top = ((max(0, side - SIDE) // 2) // 8 * 8 for side in image.size)
     middle = image.crop((left, top, min(left + SIDE, image.width), min(top + SIDE, image.height)))
-    rgb = np.asarray(middle, np.float64)
+    rgb = np.asarray(middle, np.uint8)
     grey = np.asarray(middle.convert("L"), np.float64)
     found = {
         "thumbnail": np.asarray(image.convert("L").resize((8, 8), Resampling.BOX), np.float64).ravel() / 255,
@@ -51,14 +68,21 @@ def pixel_facts(image: Image) -> dict[str, list[float]]:
     return {name: [float(v) for v in np.nan_to_num(numbers)] for name, numbers in found.items()}
 
 
-def _colours(rgb: Floats) -> Floats:
+def _colours(rgb: npt.NDArray[np.uint8]) -> Floats:
     """Mean, deviation and skewness of each channel, saturation's mean and deviation, shares of black and white pixels."""
-    flat = rgb.reshape(-1, 3)
-    mean, deviation = flat.mean(axis=0), flat.std(axis=0)
-    skew = ((flat - mean) ** 3).mean(axis=0) / np.maximum(deviation, 1) ** 3
-    spread = flat.max(axis=1) - flat.min(axis=1)
-    clipped = [(flat.max(axis=1) == 0).mean(), (flat.min(axis=1) == 255).mean()]
-    return np.concatenate([mean, deviation, skew, [spread.mean(), spread.std()], clipped])
+    levels = np.arange(256.0)
+    planes = [np.ascontiguousarray(rgb[:, :, c]).ravel() for c in range(3)]
+    counts = np.stack([np.bincount(plane, minlength=256) for plane in planes]) / planes[0].size
+    mean = counts @ levels
+    away = levels[None, :] - mean[:, None]
+    deviation = np.sqrt((counts * away**2).sum(axis=1))
+    skew = (counts * away**3).sum(axis=1) / np.maximum(deviation, 1) ** 3
+    high = np.maximum(np.maximum(planes[0], planes[1]), planes[2])
+    low = np.minimum(np.minimum(planes[0], planes[1]), planes[2])
+    spread = np.bincount(high - low, minlength=256) / high.size
+    middle = spread @ levels
+    clipped = [(high == 0).mean(), (low == 255).mean()]
+    return np.concatenate([mean, deviation, skew, [middle, np.sqrt(spread @ (levels - middle) ** 2)], clipped])
 
 
 def _steps(grey: Floats) -> Floats:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from imaginet_build.pixel_probes import PIXEL_PROBES
+from imaginet_build.tags import TAGS
 
 Codes = npt.NDArray[np.int64]
 
@@ -27,7 +27,7 @@ MAX_CODES = 48
 BYTES_PER_PIXEL = "bytes_per_pixel"
 """Reported beside the no-pixel probes, never in the gate: how well a picture compresses speaks of its content."""
 
-_CODEC_OF_EXTENSION = {"jpg": "jpeg", "jpe": "jpeg", "jfif": "jpeg", "tif": "tiff"}
+_CODEC_OF_EXTENSION = {"jpg": "jpeg", "jpe": "jpeg", "jfif": "jpeg", "tif": "tiff", "": "none"}
 
 _WHY_REENCODE = "publish the `equalized` view, which gives both classes one law of codec, quality and chroma subsampling"
 _WHY_RESIZE = "publish the `equalized` view, which crops both classes at native resolution by one law of size"
@@ -35,10 +35,11 @@ _WHY_STRIP = "publish the `equalized` view, which writes pixels and nothing else
 
 REMEDIES: dict[str, str] = (
     dict.fromkeys(
-        ("extension", "codec", "mime_mismatch", "quality", "qtables", "subsampling", "progressive", "mode"), _WHY_REENCODE
+        ("extension", "mime", "codec", "mime_mismatch", "quality", "qtables", "subsampling", "progressive", "mode"),
+        _WHY_REENCODE,
     )
     | dict.fromkeys(("width", "height", "aspect", "megapixels"), _WHY_RESIZE)
-    | dict.fromkeys(CONTAINERS, _WHY_STRIP)
+    | dict.fromkeys((*CONTAINERS, *TAGS), _WHY_STRIP)
     | {
         "content_type": "make the cells category x origin equal",
         "extension+content_type": _WHY_REENCODE + ", in every category alike",
@@ -115,17 +116,29 @@ def _known(table: pa.Table, name: str) -> bool:
 
 
 def _metadata(table: pa.Table) -> list[Probe]:
-    words = pc.split_pattern(pc.fill_null(table["metadata"], ""), ",").to_pylist()
-    found = [frozenset(w) for w in words]
-    return [_categorical(name, pa.array(["yes" if name in f else "no" for f in found])) for name in CONTAINERS]
+    encoded = pc.fill_null(table["metadata"], "").combine_chunks().dictionary_encode()
+    held = [frozenset(words.split(",")) for words in encoded.dictionary.to_pylist()]
+    return [
+        _categorical(name, pa.array(["yes" if name in h else "no" for h in held], pa.string()).take(encoded.indices))
+        for name in CONTAINERS
+    ]
+
+
+def _mime(extension: pa.ChunkedArray) -> Probe:
+    """The MIME type that the file name declares."""
+    encoded = pc.fill_null(extension, "").combine_chunks().dictionary_encode()
+    words = [_CODEC_OF_EXTENSION.get(e, e) for e in encoded.dictionary.to_pylist()]
+    types = pa.array([w if w == "none" else f"image/{w}" for w in words], pa.string())
+    return _categorical("mime", types.take(encoded.indices))
 
 
 def _mismatch(table: pa.Table) -> Probe:
     """Whether the file name promises another format (MIME type) than the bytes hold."""
-    pairs = zip(table["extension"].to_pylist(), table["codec"].to_pylist(), strict=True)
-    return _categorical(
-        "mime_mismatch", pa.array(["no" if not e or _CODEC_OF_EXTENSION.get(e, e) == c else "yes" for e, c in pairs])
-    )
+    pairs = pc.binary_join_element_wise(pc.fill_null(table["extension"], ""), pc.fill_null(table["codec"], ""), "/")
+    encoded = pairs.combine_chunks().dictionary_encode()
+    split = [pair.rpartition("/") for pair in encoded.dictionary.to_pylist()]
+    said = ["no" if not e or _CODEC_OF_EXTENSION.get(e, e) == c else "yes" for e, _, c in split]
+    return _categorical("mime_mismatch", pa.array(said, pa.string()).take(encoded.indices))
 
 
 def probes_of(table: pa.Table) -> list[Probe]:
@@ -135,7 +148,7 @@ def probes_of(table: pa.Table) -> list[Probe]:
     """
     found: list[Probe] = []
     if _known(table, "extension"):
-        found.append(_categorical("extension", table["extension"]))
+        found += [_categorical("extension", table["extension"]), _mime(table["extension"])]
     if _known(table, "codec"):
         found += [_categorical("codec", table["codec"]), _mismatch(table), _numeric("quality", _numbers(table, "quality"))]
         found += [_categorical(name, table[name]) for name in ("qtables", "subsampling", "progressive", "mode")]
@@ -146,6 +159,7 @@ def probes_of(table: pa.Table) -> list[Probe]:
         found.append(_numeric("megapixels", 2**halves, digits=3))
     if _known(table, "metadata"):
         found += _metadata(table)
+    found += [_categorical(name, table[name]) for name in TAGS if _known(table, name)]
     if _known(table, "content_type"):
         found.append(_categorical("content_type", table["content_type"]))
     if _known(table, "nbytes") and _known(table, "width"):
@@ -157,13 +171,3 @@ def probes_of(table: pa.Table) -> list[Probe]:
 def matrix(probes: Sequence[Probe]) -> npt.NDArray[np.uint8]:
     """The codes of several probes side by side, (n, len(probes)) uint8."""
     return np.stack([p.codes for p in probes], axis=1).astype(np.uint8)
-
-
-def pixel_codes(table: pa.Table) -> dict[str, npt.NDArray[np.uint8]]:
-    """The pixel probes that `table` has, each number in quantile bins: (n, PIXEL_PROBES[name]) uint8."""
-    found = {}
-    for name, width in PIXEL_PROBES.items():
-        if _known(table, name):
-            flat = pc.list_flatten(table[name]).to_numpy().reshape(len(table), width).astype(np.float64)
-            found[name] = np.stack([_numeric(name, flat[:, j]).codes for j in range(width)], axis=1).astype(np.uint8)
-    return found

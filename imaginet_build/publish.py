@@ -43,7 +43,8 @@ _INPUTS = ".inputs"
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A release on disk. `views`: rows by view and split; `nbytes`: all files; `unchanged`: it was there already, whole."""
+    """A release on disk. `views`: rows by view and split; `nbytes`: all files; `unchanged`: it was there already, whole.
+    `likeness`: by view, how alike the labels are from outside (`datasetcard.Measured`)."""
 
     path: Path
     digest: str
@@ -52,6 +53,7 @@ class Published:
     nbytes: int
     rejected: int
     unchanged: bool
+    likeness: dict[str, dict[str, Any]]
 
 
 def publish(
@@ -114,6 +116,7 @@ def publish(
         "inputs": inputs,
         "rows": kept.num_rows,
         "views": facts.views,
+        "likeness": facts.likeness,
         "gate": dict(gate) if gate else None,
         "versions": versions,
         "files": files,
@@ -125,7 +128,8 @@ def publish(
         (partial / release.MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         _swap(partial, out)
     total = sum(int(str(f["nbytes"])) for f in files.values())
-    return Published(out, str(manifest["digest"]), kept.num_rows, facts.views, total, rejects.num_rows, unchanged)
+    digest = str(manifest["digest"])
+    return Published(out, digest, kept.num_rows, facts.views, total, rejects.num_rows, unchanged, facts.likeness)
 
 
 def _check(out: Path, views: Sequence[str]) -> None:

@@ -8,12 +8,13 @@ import logging
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from imaginet_build import cards, toml
 from imaginet_build.cards import UNRESOLVED, Card, Kind
-from imaginet_build.errors import UsageError
+from imaginet_build.errors import MissingExtra, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +25,9 @@ def listing(kind: Kind, lock_path: Path | None = None) -> list[dict[str, Any]]:
     """Every card of a kind as `--list --json` prints it, sorted by name.
 
     Keys: name, adapter, family, bundled, licence, revision, ready, needs. `needs` is a list of sentences, each naming one
-    thing that is missing and how to get it; `ready` is true when it is empty. Neither torch nor a vendor is imported, and no
-    network is used.
+    thing that is missing and how to get it; `ready` is true when it is empty. Sources also say their title, origin,
+    content_type (null where each image says its own), terms, redistribute (whether pixels may be passed on; null where each
+    image says it), by_hand, url, licence_url and licence_read. Neither torch nor a vendor is imported, and no network is used.
     """
     rows = []
     for card in cards.cards(kind).values():
@@ -41,12 +43,31 @@ def listing(kind: Kind, lock_path: Path | None = None) -> list[dict[str, Any]]:
                 "ready": not needs,
                 "needs": needs,
             }
+            | (_of_source(card) if kind == "sources" else {})
         )
     return rows
 
 
-def missing(card: Card) -> list[str]:
-    """Sentences saying what `card` lacks here: its adapter, packages, keys or weights. Empty when it could run now."""
+def _of_source(card: Card) -> dict[str, Any]:
+    about = card.about
+    return {
+        "title": about.title,
+        "origin": card.origin,
+        "content_type": about.category,
+        "terms": about.terms,
+        "redistribute": about.redistribute,
+        "by_hand": about.by_hand,
+        "url": about.url,
+        "licence_url": about.licence_url,
+        "licence_read": about.licence_read and about.licence_read.isoformat(),
+    }
+
+
+def missing(card: Card, options: Mapping[str, Any] | None = None) -> list[str]:
+    """Sentences saying what `card` lacks here: its adapter, packages, keys, weights or files. Empty when it could run now.
+
+    `options`: what a recipe's entry adds to the card's own, such as the place of a source's files.
+    """
     found: list[str] = []
     module = card.adapter.partition(":")[0]
     try:
@@ -61,12 +82,23 @@ def missing(card: Card) -> list[str]:
         f"it needs {name} in the environment: export {name}=..." for name in card.about.environment if not os.getenv(name)
     ]
     if card.kind == "sources":
-        gate = card.about.gated and not os.getenv("HF_TOKEN")
-        page = f"https://huggingface.co/datasets/{card.model}"
-        return [*found, f"accept its terms at {page}, then set HF_TOKEN"] if gate and card.model else found
+        return found + _source_missing(card, {**card.options, **(options or {})})
     references = [card.model, *_texts(card.options.get("models")), *_texts(card.options.get("lora"))]
     found += [why for reference in references if reference and (why := _weights_missing(card, reference))]
     return found
+
+
+def _source_missing(card: Card, options: Mapping[str, Any]) -> list[str]:
+    """What a source lacks: terms to accept, or files that are fetched by hand."""
+    root, by_hand = options.get("root"), card.about.by_hand
+    if isinstance(root, str) and "://" not in root:
+        # A pattern, or the name of an archive that lies here in numbered parts.
+        place = Path(root)
+        there = place.exists() or any(place.parent.glob(f"{place.name}*"))
+        return [] if there else [f"there is nothing at {root}{f'. {by_hand}' if by_hand else ''}"]
+    if card.about.gated and card.model and not os.getenv("HF_TOKEN"):
+        return [f"accept its terms at https://huggingface.co/datasets/{card.model}, then set HF_TOKEN"]
+    return [by_hand] if by_hand and root is None and card.model is None else []
 
 
 def absent_packages(card: Card) -> list[str]:
@@ -183,8 +215,10 @@ def resolve(card: Card, lock_path: Path) -> str | None:
 
 
 def _ask(card: Card, reference: str, kind: str) -> str:
+    if card.needs and (absent := absent_packages(card)):
+        raise MissingExtra(card.name, " and ".join(absent), card.needs)
     if importlib.util.find_spec("huggingface_hub") is None:
-        raise UsageError(f"{card.name} needs huggingface_hub to look up {reference}: pip install '{_DISTRIBUTION}[hub]'")
+        raise MissingExtra(f"{card.name}, to look up {reference},", "huggingface_hub", "hub")
     from huggingface_hub import HfApi
 
     try:

@@ -7,6 +7,7 @@ same recipe has the same digest on every machine.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import math
@@ -16,10 +17,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from imaginet_build import toml
 from imaginet_build.errors import UsageError, suggest
+from imaginet_build.rules import Guard, MatchField, Screening, Strata, check_quota
 
 Options = dict[str, Any]
 Raw = dict[str, Any]
@@ -35,6 +37,10 @@ def _sums_to_one(shares: dict[Key, float]) -> dict[Key, float]:
     if not math.isclose(total := math.fsum(shares.values()), 1.0, abs_tol=1e-6):
         raise ValueError(f"the shares must sum to 1, not {total:g}")
     return shares
+
+
+def _one_or_none(shares: dict[Key, float]) -> dict[Key, float]:
+    return _sums_to_one(shares) if shares else shares
 
 
 def _low_to_high(pair: tuple[int, int]) -> tuple[int, int]:
@@ -60,12 +66,27 @@ class Engine(_Settings):
 
 
 class Collect(_Settings):
-    """Images to fetch from one source card. `options` are further keyword arguments of its adapter."""
+    """Images to fetch from one source card. `options` are further keyword arguments of its adapter; `guard` and `screen` add to
+    what the card states of them."""
 
     source: Name
     category: str | None = None
     count: Count | None = Field(default=None, description="how many; all there are without it")
+    strata: Strata | None = Field(default=None, description="quotas by class, subject or whatever the source is divided into")
+    match: MatchField = None
+    guard: Guard | None = None
+    screen: Screening | None = None
     options: Options = Field(default_factory=dict)
+
+    @property
+    def quota(self) -> int | None:
+        """How many images are wanted; None for all there are."""
+        return sum(self.strata.values()) if self.count is None and isinstance(self.strata, dict) else self.count
+
+    @model_validator(mode="after")
+    def _has_its_quota(self) -> Collect:
+        check_quota(self.count, self.category, self.match, self.strata)
+        return self
 
 
 class Generate(_Settings):
@@ -91,6 +112,23 @@ class Screen(_Settings):
     grayscale: bool = Field(default=True, description="whether grey images are welcome")
 
 
+class HeldOut(_Settings):
+    """What appears in the test split only: it shows how a detector does on what it has never seen."""
+
+    generators: list[str] = Field(default_factory=list)
+    sources: list[str] = Field(default_factory=list)
+    released_after: datetime.date | None = Field(default=None, description="cards `released` this day or later")
+    released_before: datetime.date | None = Field(default=None, description="and before this day; no end without it")
+
+    @model_validator(mode="after")
+    def _window(self) -> HeldOut:
+        if self.released_before and (self.released_after is None or self.released_before <= self.released_after):
+            raise ValueError(
+                "released_before is the end of a window that released_after begins: give both, the earlier day first"
+            )
+        return self
+
+
 class Balance(_Settings):
     """Which images stay. A cell is one category of one origin."""
 
@@ -98,13 +136,28 @@ class Balance(_Settings):
     radius: Annotated[int, Field(ge=0, le=32)] | Literal["auto"] = Field(
         default="auto", description="Hamming distance of twins"
     )
+    memory_mb: Count = Field(default=1024, description="for the search of near-duplicates; past it hashes are sorted on disk")
+    embedding: str | None = Field(default=None, description="a vision model, folder or Hub id: what looks alike to it groups")
+    similarity: float = Field(default=0.95, gt=0, le=1, description="cosine of embeddings from which on images are alike")
+    sketches: list[str] = Field(default_factory=list, description="sketches of data sets that this one should not hold")
+    contaminated: Literal["report", "reject"] = Field(default="report", description="what becomes of images that they hold")
     splits: Annotated[dict[Literal["train", "calibration", "test"], Share], AfterValidator(_sums_to_one)] = Field(
         default={"train": 0.7, "calibration": 0.1, "test": 0.2}
     )
     generators: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="weights within a synthetic cell; generators not named share alike (weight 1)"
     )
-    hold_out: list[str] = Field(default_factory=list, description="generators that appear in the test split only")
+    sources: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="weights within a real cell; without any, sources share by what they hold"
+    )
+    sizes: Annotated[dict[Annotated[str, Field(pattern=r"^[1-9]\d{0,4}$")], Share], AfterValidator(_one_or_none)] = Field(
+        default_factory=dict, description="shares of shorter sides in every cell: from this many pixels to the next"
+    )
+    aspects: Annotated[dict[Literal["portrait", "square", "landscape"], Share], AfterValidator(_one_or_none)] = Field(
+        default_factory=dict, description="shares of aspects in every cell; square is from 0.9 to 1.1 times as wide as high"
+    )
+    hold_out: list[str] = Field(default_factory=list, description="the short way to write held_out.generators")
+    held_out: HeldOut = Field(default_factory=HeldOut)
     screen: Screen = Field(default_factory=Screen)
 
 
@@ -126,6 +179,8 @@ class Audit(_Settings):
     limit: float = Field(default=0.55, ge=0.5, le=1, description="balanced accuracy above which publishing is refused")
     permutations: int = Field(default=100, ge=0, description="group-preserving label shuffles that say what chance reaches")
     bootstrap: int = Field(default=200, ge=0, description="resamples behind each confidence interval")
+    sketches: list[str] = Field(default_factory=list, description="sketches of data sets to look for in the target")
+    pixels: bool = Field(default=True, description="report the pixel probes too, on a sample of each view; never in the gate")
 
 
 class Publish(_Settings):
@@ -323,6 +378,10 @@ def _fill(document: Raw, faults: list[str]) -> Raw:
 def _without_places(document: Raw) -> Raw:
     copy: Raw = json.loads(json.dumps(document))
     copy.pop("engine", None)
+    copy.get("balance", {}).pop("memory_mb", None)
+    for section in ("balance", "audit"):
+        if sketches := copy.get(section, {}).get("sketches"):
+            copy[section]["sketches"] = [Path(sketch).name for sketch in sketches]
     for item in [*copy.get("collect", []), *copy.get("generate", [])]:
         item.get("options", {}).pop("root", None)
     return copy

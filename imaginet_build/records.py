@@ -83,13 +83,17 @@ class Order:
 class Want:
     """A collector's order: images of `category` (None: of any) from the source card `source`, as many as the stage takes.
 
-    `have`: the source keys that need no more work.
+    `have`: the source keys that need no more work. `stratum`: only images of this part of the source (a class, a subject, an
+    album); None means of any. `count`: how many are to be held in the end, those of `have` included, so that a collector that
+    reads in sequence can choose before it reads; None: all there are.
     """
 
     source: str
     category: str | None
     seed: int
     have: frozenset[str] = frozenset()
+    stratum: str | None = None
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,8 @@ class Found:
 
     `source_key` names the image within its source for ever (a path, a URL, a row number). What is None is filled in from
     the source's card. Images that share a `group` (crops of one photograph) never straddle a split. `sha256` is what the source
-    claims; a collector checks it.
+    claims; a collector checks it, and so does `collect`. `stratum`: the part of its source that it stands for, whose spares may
+    take its place. `date`: when it was uploaded or published, as the source states it (ISO 8601 or EXIF's form).
     """
 
     source_key: str
@@ -111,15 +116,19 @@ class Found:
     group: str | None = None
     prompt: str | None = None
     sha256: str | None = None
+    stratum: str | None = None
+    date: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why there is no image. `reason` is a short stable word for counting; `detail` says it in a sentence."""
+    """Why there is no image. `reason` is a short stable word for counting; `detail` says it in a sentence. `stratum`: as in
+    `Found`, where it is known."""
 
     reason: str
     detail: str = ""
     source_key: str = ""
+    stratum: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +140,8 @@ class Facts:
     4:2:0, 4:4:0, 4:1:1, 4:1:0, grey or other, JPEG only. `metadata`: which containers are present, sorted, of exif, xmp, icc,
     iptc, c2pa, text, comment. `pixel_hash`: SHA-256 digest of the scaled strict decode. `phash`, `phash_mirror`, `dhash`: 64
     bits, perceptual hashes (imagehash's bit order), of the image, of the image flipped left to right, and the gradient hash.
-    `contrast`: standard deviation of the scaled grey image, 0-127.5; near 0 means blank.
+    `contrast`: standard deviation of the scaled grey image, 0-127.5; near 0 means blank. `exif`: what `embedded.exif_summary`
+    says of the camera, None without EXIF. `icc`: the name of the colour profile, None without one.
     """
 
     sha256: str
@@ -150,6 +160,8 @@ class Facts:
     phash_mirror: int
     dhash: int
     contrast: float
+    exif: str | None = None
+    icc: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +255,8 @@ FACT_SCHEMA = pa.schema(
         pa.field("phash_mirror", pa.uint64(), nullable=False),
         pa.field("dhash", pa.uint64(), nullable=False),
         pa.field("contrast", pa.float32(), nullable=False),
+        pa.field("exif", pa.string()),
+        pa.field("icc", pa.string()),
     ]
 )
 """A part without its pixels: what every stage after the first reads."""

@@ -211,8 +211,10 @@ class Spill:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+        try:
+            self._file.close()  # on a full disk even this fails: what is still buffered has no room
+        finally:
+            self._path.unlink(missing_ok=True)
 
     def put(self, name: str, data: bytes) -> None:
         """Set `data` aside under `name`; every `put` comes before the first `take`."""

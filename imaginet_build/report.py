@@ -17,7 +17,7 @@ from jinja2 import ChainableUndefined, Environment, PackageLoader
 from markupsafe import Markup
 
 from imaginet_build.errors import UsageError
-from imaginet_build.reportdata import Content, Curve, gather
+from imaginet_build.reportdata import LEAKS, Content, Curve, gather
 from imaginet_build.store import write_text
 
 NAME = "report.html"
@@ -69,6 +69,9 @@ def page(content: Content) -> str:
         script_hash=digest,
         figures=figures(content),
         audit_tables=_audit_tables(content.audit),
+        heat_maps=heat_maps(content.audit),
+        audit_notes=(content.audit or {}).get("notes") or {},
+        shown_leaks=LEAKS,
         breakdowns=_breakdowns(content.results),
         controls=_flat((content.results or {}).get("controls") or {}),
         origin=_reasoned(((content.results or {}).get("tracks") or {}).get("origin") or {}),
@@ -120,6 +123,34 @@ def _audit_tables(audit: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         table["all" if probe.get("scope", "all") == "all" else "scopes"].append(probe)
     order = {"origin": 0, "family": 1, "generator": 2}
     return sorted(tables.values(), key=lambda t: (order.get(t["track"], 3), t["track"], t["view"]))
+
+
+def heat_maps(audit: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Probe x cell, a map for each track: `columns` are (view, content type), `rows` (probe, counts for the gate, cells).
+
+    A cell holds the probe's figures and `heat`, 0 to 10: how far it lies between chance (one over the number of classes) and
+    certainty; None where nothing could be said. Probes of the gate come first, each part hottest first.
+    """
+    maps = []
+    for track in ("origin", "family", "generator"):
+        lines = [p for p in (audit or {}).get("probes") or [] if p["track"] == track]
+        columns = list(dict.fromkeys((str(p.get("view") or "as given"), str(p.get("scope", "all"))) for p in lines))
+        columns.sort(key=lambda c: (c[0] != "equalized", c[0], c[1] != "all", c[1]))
+        cells = {(p["probe"], str(p.get("view") or "as given"), str(p.get("scope", "all"))): p for p in lines}
+        rows = []
+        for name in dict.fromkeys(p["probe"] for p in lines):
+            found = [cells.get((name, *column)) for column in columns]
+            row = [{**p, "heat": _heat(p)} if p else None for p in found]
+            rows.append((name, any(p.get("gate", True) for p in found if p), row))
+        rows.sort(key=lambda r: (not r[1], r[0] != "all", -max(c["heat"] for c in r[2] if c)))
+        if rows:
+            maps.append({"track": track, "columns": columns, "rows": rows})
+    return maps
+
+
+def _heat(probe: Mapping[str, Any]) -> int:
+    chance = 1 / max(int(probe.get("classes") or 2), 2)
+    return max(0, min(10, round(10 * (float(probe["balanced_accuracy"]) - chance) / (1 - chance))))
 
 
 def _breakdowns(results: Mapping[str, Any] | None) -> list[dict[str, Any]]:

@@ -25,6 +25,8 @@ from imaginet_build.store import Store
 TWIN_GROUPS = 60
 TWINS_SHOWN = 8
 EXAMPLES = 5
+LEAKS = 40
+"""The most leaks of an audit that are shown."""
 _TWIN_REASONS = ("twin", "label-conflict")
 
 
@@ -106,6 +108,8 @@ class Content:
     reasons: tuple[Reason, ...]
     release: dict[str, Any] | None
     notes: tuple[str, ...] = field(default=())
+    worst: tuple[tuple[Sample, ...], ...] = field(default=())
+    """For each of the audit's leaks, in its order, the images that it gives away most surely."""
 
 
 def gather(work: Path, samples: int = 12, side: int = 128) -> Content:
@@ -120,7 +124,9 @@ def gather(work: Path, samples: int = 12, side: int = 128) -> Content:
     asked = _document(work / "balance.json", notes)
     pairs = _twins(work, plan, notes)
     cells = _cells(plan, asked)
-    wanted = {name for members in cells.values() for name in members[:samples]}
+    audit = _document(work / "audit.json", notes)
+    worst = _worst(audit, facts)
+    wanted = {name for members in cells.values() for name in members[:samples]} | {name for ids in worst for name in ids}
     wanted |= {name for _, ids, _ in pairs[:TWIN_GROUPS] for name in ids[:TWINS_SHOWN]}
     thumbnails = _thumbnails(store, wanted & facts.keys(), side, notes)
 
@@ -142,7 +148,8 @@ def gather(work: Path, samples: int = 12, side: int = 128) -> Content:
         ),
         twins_removed=sum(not row["keep"] and row["reason"] in _TWIN_REASONS for row in plan.values()),
         twin_groups=len(pairs),
-        audit=_document(work / "audit.json", notes),
+        audit=audit,
+        worst=tuple(show(ids) for ids in worst),
         results=_document(work / "baseline" / "results.json", notes),
         curves=_curves(work / "baseline" / "scores.csv", notes),
         reasons=_reasons(store, facts, plan),
@@ -243,6 +250,15 @@ def _twins(
     order = {"label-conflict": 0, "twin": 1}
     found = [(str(g["kind"]), tuple(sorted(g["ids"], key=lambda n: (n != g.get("kept"), n))), g.get("kept")) for g in listed]
     return sorted(found, key=lambda g: (order.get(g[0], 2), -len(g[1]), g[1]))
+
+
+def _worst(audit: Mapping[str, Any] | None, facts: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """The ids of the examples of each leak that the report shows: a release names its images by id, a work folder by the
+    source's own key."""
+    keys = {row["source_key"]: name for name, row in facts.items() if row["source_key"]}
+    named = [leak.get("examples") or [] for leak in ((audit or {}).get("leaks") or [])[:LEAKS]]
+    places = [[(path, path.rpartition(".")[0]) for path in map(str, paths)] for paths in named]
+    return [[found for path, stem in pairs if (found := stem if stem in facts else keys.get(path, path))] for pairs in places]
 
 
 def _thumbnails(store: Store, ids: Iterable[str], side: int, notes: list[str]) -> dict[str, str]:

@@ -33,10 +33,10 @@ def assign(
     share = np.array([shares[split] for split in names])
     held = np.array(test_only, dtype=bool) if len(test_only) else np.zeros(len(groups), dtype=bool)
     if held.any() and "test" not in names:
-        raise UsageError("hold_out needs a test split: give balance.splits.test a share, or take hold_out away")
-    code, known = _numbered(groups)
-    kind, kinds = _numbered(strata)
-    cell, several = _numbered(cells if len(cells) else strata)
+        raise UsageError("held_out needs a test split: give balance.splits.test a share, or take held_out (hold_out) away")
+    code, known = numbered(groups)
+    kind, kinds = numbered(strata)
+    cell, several = numbered(cells if len(cells) else strata)
     surplus = _Surplus(share, len(kinds), len(several))
     key = np.array([seed_of(name, f"split {seed}") for name in known], dtype=np.int64)
     choice = np.zeros(len(known), dtype=np.int64)
@@ -59,7 +59,7 @@ def assign(
     return [names[number] for number in choice[code].tolist()]
 
 
-def _numbered(names: Sequence[str]) -> tuple[Rows, list[str]]:
+def numbered(names: Sequence[str]) -> tuple[Rows, list[str]]:
     """Every name as a number, in the order of the names, and the names."""
     encoded = pa.array(names, pa.string()).dictionary_encode()
     known: list[str] = encoded.dictionary.to_pylist()

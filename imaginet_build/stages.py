@@ -16,15 +16,17 @@ from typing import Any, TypeVar
 
 from imaginet_build import audit as audits
 from imaginet_build import balance as balances
-from imaginet_build import catalog, engine
+from imaginet_build import catalog, engine, plandiff, resemblance
 from imaginet_build import collect as collects
 from imaginet_build import generate as generates
 from imaginet_build import publish as publishes
 from imaginet_build import recipe as recipes
 from imaginet_build import report as reports
+from imaginet_build import sketch as sketches
 from imaginet_build.datasetcard import About
 from imaginet_build.errors import GateRefused, UsageError, suggest
 from imaginet_build.recipe import Collect, Generate, Recipe
+from imaginet_build.release import read_manifest
 from imaginet_build.store import Store, write_text
 from imaginet_build.workspace import Session, begun
 
@@ -37,13 +39,16 @@ _HALVES = (("real", "0_real", "nature"), ("synthetic", "fake", "1_fake", "ai"))
 
 def collect(session: Session, source: str | None = None, limit: int | None = None) -> collects.Collected:
     """The recipe's `[[collect]]` entries, or those of one source."""
+    if source is not None:
+        catalog.card("sources", source)
     wants = _entries(session.recipe.collect, "source", source, "collect")
     if limit is not None:
         wants = [want.model_copy(update={"count": min(limit, want.count or limit)}) for want in wants]
     with begun(session):
         return collects.collect(
-            session.store, wants, session.recipe.seed, session.pool, trust=session.trust, progress=session.progress
-        )
+            session.store, wants, session.recipe.seed, session.pool,
+            generate=session.recipe.generate, trust=session.trust, progress=session.progress,
+        )  # fmt: skip
 
 
 def generate(
@@ -63,10 +68,52 @@ def generate(
         )  # fmt: skip
 
 
-def balance(session: Session) -> balances.Balanced:
-    """The plan, made anew from the facts: it is cheap, and the facts may have grown."""
-    recipe = session.recipe
-    return balances.balance(session.store, recipe.balance, recipe.equalize, recipe.seed)
+def balance(session: Session, sketched: Sequence[Path] = (), reject: bool = False, verify: bool = False) -> balances.Balanced:
+    """The plan, made anew from the facts: it is cheap, and the facts may have grown.
+
+    `sketched`: sketches besides the recipe's; with `reject` what they hold is left out. `verify` measures every image first and
+    raises `StoreError` where facts contradict the bytes.
+    """
+    recipe, settings = session.recipe, session.recipe.balance
+    if sketched or reject:
+        settings = settings.model_copy(
+            update={
+                "sketches": [*settings.sketches, *map(str, sketched)],
+                "contaminated": "reject" if reject else settings.contaminated,
+            }
+        )
+    if reject and not settings.sketches:
+        raise UsageError("--reject-contaminated needs something to compare with: add --sketch FILE")
+    if verify:
+        count = resemblance.verify(session.store, partial(_ordered, session.pool))
+        log.info("the facts of all %d images are those of their bytes", count)
+    return balances.balance(session.store, settings, recipe.equalize, recipe.seed)
+
+
+def sketch(target: str, out: Path, name: str | None, version: str, session: Session) -> sketches.Sketched:
+    """Write the hashes of `target` into one file; images are measured on every core."""
+    return sketches.sketch(target, out, name, version, partial(_ordered, session.pool))
+
+
+def contamination(targets: Sequence[str | Path], sketched: Sequence[Path], session: Session) -> list[dict[str, Any]]:
+    """What the sketches, the recipe's and these, hold of the images of `targets`, as `audit --json` prints it."""
+    every: list[str | Path] = [*session.recipe.audit.sketches, *sketched]
+    built = session.store.root / "release"
+    places = list(targets)
+    if not places:
+        places.append(built if built.is_dir() else session.store.root)
+    found = sketches.contaminated(places, every, map=partial(_ordered, session.pool))
+    return [one.to_json() for one in found]
+
+
+def plan_difference(session: Session, other: Path) -> plandiff.Difference:
+    """Balance, and say what the plan decides otherwise than that of `other`: a plan file, a work folder or a release.
+
+    The other is read first, so that a work folder can be compared with what it held before.
+    """
+    before = plandiff.read(other)
+    balance(session)
+    return plandiff.compare(plandiff.read(session.store.plan_path), before)
 
 
 def publish(session: Session, out: Path | None = None, force: bool = False) -> tuple[publishes.Published, dict[str, Any]]:
@@ -87,17 +134,15 @@ def publish(session: Session, out: Path | None = None, force: bool = False) -> t
 
     said = _audited(store)
     published = write(said)
-    if said.get("digest") != published.digest:
+    if said.get("digest") != published.digest or said["gate"]["limit"] != recipe.audit.limit:
         result = audits.audit(
             published.path,
             map=partial(_ordered, session.pool),
+            pixels=recipe.audit.pixels,
             limit=recipe.audit.limit,
             permutations=recipe.audit.permutations,
         )
-        audits.write(result, store.root)
-        # The target is named by its place in the work folder, so that the card is the same wherever that lies.
-        said = result.to_json() | {"target": "release", "digest": published.digest}
-        write_text(store.root / "audit.json", json.dumps(said, indent=1) + "\n")
+        said = _remember(store, result)
         published = write(said)
     if out is None:
         return published, said
@@ -105,28 +150,56 @@ def publish(session: Session, out: Path | None = None, force: bool = False) -> t
         raise GateRefused(
             f"the audit refuses: {said['gate']['reason']}. {out} was not written. See: build-imaginet audit {published.path}"
         )
+    if said["gate"]["verdict"] == "refused":
+        said = said | {"gate": said["gate"] | {"forced": True}}
     return write(said, out), said
 
 
 def published_json(published: publishes.Published, said: dict[str, Any]) -> dict[str, Any]:
     """The document that `publish --json` prints."""
     document = {"release": str(published.path), "digest": published.digest, "rows": published.rows, "views": published.views}
+    document["likeness"] = published.likeness
     return document | {"rejected": published.rejected, "unchanged": published.unchanged, "gate": said["gate"]}
 
 
-def audit(target: str | None, session: Session) -> audits.AuditResult:
-    """Audit any target, or without one the session's work folder, by the recipe's limit; images are measured on every core."""
-    settings = session.recipe.audit
-    place = str(session.store.root) if target is None else target
-    mapped = partial(_ordered, session.pool)
-    return audits.audit(place, map=mapped, limit=settings.limit, permutations=settings.permutations)
+def audit(target: str | None, session: Session, pixels: bool | None = None) -> audits.AuditResult:
+    """Audit any target, or without one the session's work folder, by the recipe's limit; images are measured on every core.
+
+    The answer about the work folder is written there, for the report and for `publish`. `pixels`: the recipe's without it.
+    """
+    settings, root = session.recipe.audit, session.store.root
+    if target is None and not (root / "release").is_dir() and not (root / "parts").is_dir():
+        raise UsageError(
+            f"there is nothing to audit in {root}. Name a target (a release, a folder with index.csv, an annotation list, a "
+            "Hub id): build-imaginet audit TARGET, or audit --real DIR --fake DIR; or build one: build-imaginet run"
+        )
+    result = audits.audit(
+        str(root) if target is None else target, map=partial(_ordered, session.pool),
+        pixels=settings.pixels if pixels is None else pixels, limit=settings.limit, permutations=settings.permutations,
+    )  # fmt: skip
+    if target is None:
+        _remember(session.store, result)
+    return result
 
 
-def audit_pair(real: Path, fake: Path, session: Session) -> audits.AuditResult:
+def _remember(store: Store, result: audits.AuditResult) -> dict[str, Any]:
+    """The audit of a work folder as its `audit.json` and `audit.csv`, bound to the data it looked at."""
+    audits.write(result, store.root)
+    # The target is named by its place in the work folder, so that the card is the same wherever that lies.
+    said = result.to_json() | {"target": result.kind}
+    if result.kind == "release":
+        said["digest"] = read_manifest(store.root / "release")["digest"]
+    write_text(store.root / "audit.json", json.dumps(said, indent=1) + "\n")
+    return said
+
+
+def audit_pair(real: Path, fake: Path, session: Session, pixels: bool | None = None) -> audits.AuditResult:
     """Audit two plain folders by the recipe's limit."""
     settings = session.recipe.audit
-    mapped = partial(_ordered, session.pool)
-    return audits.audit_folders(real, fake, map=mapped, limit=settings.limit, permutations=settings.permutations)
+    return audits.audit_folders(
+        real, fake, map=partial(_ordered, session.pool), pixels=settings.pixels if pixels is None else pixels,
+        limit=settings.limit, permutations=settings.permutations,
+    )  # fmt: skip
 
 
 def report(session: Session) -> Path:

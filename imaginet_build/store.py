@@ -24,6 +24,9 @@ class StoreError(BuildError):
     """The work folder cannot be written or read: the disk, not an image, is at fault, so no image may be refused for it."""
 
 
+LATER = frozenset({"exif", "icc"})
+"""Facts that the first parts were written without: null there."""
+
 ROWS_PER_GROUP = 32
 """Small row groups: one image can be read back without its thousand neighbours."""
 
@@ -196,6 +199,10 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 def _read(path: Path, columns: Sequence[str]) -> pa.Table:
     with _opened(path) as file:
-        if absent := set(columns) - set(file.schema_arrow.names):
-            raise pa.ArrowInvalid(f"it has no column {', '.join(sorted(absent))}")
-        return file.read(columns=list(columns))
+        absent = set(columns) - set(file.schema_arrow.names)
+        if absent - LATER:
+            raise pa.ArrowInvalid(f"it has no column {', '.join(sorted(absent - LATER))}")
+        table = file.read(columns=[name for name in columns if name not in absent])
+        for name in absent:
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
+        return table.select(list(columns))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+_MOST_QUOTAS = 20
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -47,6 +50,32 @@ def run_text(done: Mapping[str, Any]) -> str:
     )
 
 
+def collected_text(document: Mapping[str, Any]) -> str:
+    """What came, what was refused and why, each quota, each choice with its distances before and after."""
+    parts = [f"{document['new']} images collected, {document['total']} in all" + reasons(document["rejected"])]
+    lines = document["availability"]
+    short = sorted(lines, key=lambda line: -line["given_up"])[:_MOST_QUOTAS]
+    keys = ("asked", "had", "failed", "refused", "replaced", "given_up")
+    if any(line["failed"] or line["refused"] or line["given_up"] or line["stratum"] for line in lines):
+        rows = [[line["source"], line["category"] or "any", line["stratum"] or "", *(line[k] for k in keys)] for line in short]
+        parts.append(columns(rows, ["source", "category", "stratum", *(key.replace("_", " ") for key in keys)]))
+    if len(lines) > len(short):
+        parts.append(f"and {len(lines) - len(short)} more quotas: availability.parquet in the work folder has them all")
+    for choice in document["matching"]:
+        drawn = ", ".join(f"{count} {kind}" for kind, count in choice["reference"].items())
+        parts.append(
+            f"{choice['source']}, {choice['category']}: {choice['chosen']} of {choice['candidates']} candidates match "
+            f"{', '.join(choice['generators'])} ({drawn}); subject: {choice['subject']}"
+        )
+        if choice["before"] is not None:
+            rows = [[name, choice["before"][name], choice["after"][name]] for name in choice["before"]]
+            parts.append(columns(rows, ["distance to the generators", "before", "after"]))
+    parts += [f"{source}: {check} was not checked: {why}" for source, all_ in document["unchecked"].items()
+              for check, why in all_.items()]  # fmt: skip
+    parts += [f"{source} broke off: {why}. The same command goes on from there" for source, why in document["broken"].items()]
+    return "\n\n".join(parts)
+
+
 def balance_text(document: Mapping[str, Any]) -> str:
     """Cells, splits and duplicates."""
     cells = [
@@ -59,34 +88,135 @@ def balance_text(document: Mapping[str, Any]) -> str:
             columns(cells, ["category", "origin", "generator or source", "asked", "kept", "not kept"]),
             columns(splits, ["split", "real", "synthetic"]),
             f"near-duplicates within {twins['radius']} bits: {twins['groups']} groups; {twins['twins_removed']} twins and "
-            f"{twins['label_conflicts_removed']} label conflicts removed",
+            f"{twins['label_conflicts_removed']} label conflicts removed\n{twins['radius']} bits: {twins['radius_reason']}",
+            *contamination_notes(document),
+            *_balance_notes(document),
         ]
     )
 
 
+def _balance_notes(document: Mapping[str, Any]) -> list[str]:
+    """What would fill the cells, how alike the classes are, and how sure the plan is the best."""
+    parts = []
+    if document["buckets"]:
+        keys = ("category", "origin", "bucket", "asked", "kept", "reason")
+        parts.append(columns([[b[key] for key in keys] for b in document["buckets"]], keys))
+    if document["add"]:
+        fields = ("category", "origin", "generator_or_source", "count", "min_side", "max_side", "aspect")
+        rows = [[a[key] for key in fields] for a in document["add"]]
+        head = ["category", "origin", "generator or source", "images", "at least px", "at most px", "aspect"]
+        parts.append("these would fill every cell:\n" + columns(rows, head))
+    born, law = document["law"]["native"], document["law"]["equalized"]
+    said = ", ".join(f"{name} {number(born[name])} -> {number(law[name])}" for name in born)
+    parts.append(f"KS distance between the classes, as born -> in the equalized view's law: {said}")
+    spent = document["bytes_per_pixel"]
+    parts.append(f"bytes per pixel as born: real {number(spent['real'])}, synthetic {number(spent['synthetic'])}")
+    gap = max((solved["gap"] for solved in document["programmes"]), default=0.0)
+    placed = sum(solved["placed"] for solved in document["programmes"])
+    best = "solved to the optimum" if gap == 0 else f"at most {100 * gap:.2g} % from its optimum"
+    beside = f"; {placed:,} groups of rare composition were placed by their shares, beside it" if placed else ""
+    parts.append(f"the integer programme is {best}{beside}")
+    return parts
+
+
+def plan_difference_text(document: Mapping[str, Any]) -> str:
+    """What a plan decides otherwise than another, cell by cell."""
+    kinds = ("added", "removed", "moved", "changed_view")
+    facts = {"same": "from the same images", "changed": "from other images", "unknown": "from images it does not name"}
+    head = f"beside {document['other']}, made {facts[document['facts']]}"
+    if document["same"]:
+        said = "the same plan: every image kept, its split and its view"
+    else:
+        said = ", ".join(f"{document[kind]:,} {kind.replace('_', ' ')}" for kind in kinds)
+    rows = [[c["category"], c["origin"], c["generator_or_source"], *(c[kind] for kind in kinds)] for c in document["cells"]]
+    parts = [f"{head}: {said}", *(f"  {line}" for line in document["settings"])]
+    names = ["category", "origin", "generator or source", "added", "removed", "other split", "other view"]
+    return "\n".join(parts) + (f"\n\n{columns(rows, names)}" if rows else "")
+
+
+def contamination_notes(document: Mapping[str, Any]) -> list[str]:
+    """What each sketch holds of the images, with examples."""
+    parts = []
+    if "embedding_groups" in document.get("duplicates", {}):
+        twins = document["duplicates"]
+        parts.append(f"a model finds {twins['embedding_images']} images alike, tied into {twins['embedding_groups']} groups")
+    for one in document.get("contamination", []):
+        edition = f" {one['version']}" if one["version"] else ""
+        lines = [
+            f"contamination: {one['name']}{edition} ({one['count']:,} images) holds {one['equal']} of {one['rows']:,} images "
+            f"and near-duplicates of {one['near']} more, {100 * one['share']:.2f} %"
+        ]
+        lines += [f"  {e['id']} is {e['kind']} to {e['path']}" for e in one["examples"][:5]]
+        if one["examples"] and "cells" in document:
+            lines.append("  to leave them out: build-imaginet balance --sketch FILE --reject-contaminated")
+        parts.append("\n".join(lines))
+    return parts
+
+
+def sketch_text(document: Mapping[str, Any]) -> str:
+    """What was written, and what could not be read."""
+    per = document["nbytes"] / document["count"]
+    what = f"{document['name']} {document['version']}".strip()
+    lines = [f"{document['path']}: {document['count']:,} images of {what}, {per:.0f} bytes each"]
+    if document["unreadable"]:
+        lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in document["unreadable"].items()))
+        lines += [f"  {example}" for example in document["examples"]]
+    return "\n".join(lines)
+
+
 def audit_text(document: Mapping[str, Any]) -> str:
-    """The verdict, how well each probe guesses, and what removes each leak."""
+    """The verdict, how well each probe guesses, what is reported beside the gate, and what removes each leak."""
     gate = document["gate"]
-    point = number(gate["permutation95"])
-    head = (
-        f"{document['target']}: {document['rows']} rows\n"
-        f"gate {gate['verdict']}: all no-pixel probes together guess real or synthetic at {number(gate['value'])} balanced "
-        f"accuracy (limit {gate['limit']:.2f}, 95 % of shuffled labels stay below {point}, {gate['groups']} groups)"
-    )
+    head = [
+        f"{document['target']}: {document['rows']} rows",
+        f"gate {gate['verdict']}: {gate['reason']}",
+        f"all no-pixel probes together guess real or synthetic at {number(gate['value'])} balanced accuracy (limit "
+        f"{gate['limit']:.2f}, 95 % of shuffled labels stay below {number(gate['permutation95'])}, {gate['groups']} groups)",
+    ]
+    if tested := gate.get("self_test"):
+        found = "found" if tested["caught"] else f"missed, it could be chance ({', '.join(tested['missed'])})"
+        head.append(
+            f"self-test: a marker planted on {tested['groups'][0]} real or {tested['groups'][1]} synthetic groups was {found}"
+        )
+    shown = [p for p in document["probes"] if p["scope"] == "all"]
     rows = [
-        [p["track"], p["view"] or "-", p["probe"], f"{p['balanced_accuracy']:.4f}", number(p["auc"]), interval(p["ci95"])]
-        for p in document["probes"]
-        if p["scope"] == "all"
+        [
+            p["track"],
+            p["view"] or "-",
+            p["probe"],
+            f"{p['balanced_accuracy']:.4f}",
+            number(p["auc"]),
+            interval(p["ci95"]),
+            p["p"],
+        ]
+        for p in shown
+        if p["gate"] and (p["track"] == "origin" or p["probe"] in ("extension", "extension+content_type", "all"))
     ]
-    table = columns(rows, ["track", "view", "probe", "balanced accuracy", "AUC", "95 % interval"])
-    leaks = [
-        f"  {leak['view'] or ''} {leak['probe']}{'' if leak['value'] is None else ' = ' + str(leak['value'])}: {leak['remedy']}"
-        for leak in document["leaks"]
+    names = ["track", "view", "probe", "balanced accuracy", "AUC", "95 % interval", "p"]
+    table = columns(rows, names) + "\n(every probe, track and content type: --json)"
+    few = "\n".join(f"  {one['track']}, {one['scope']}: {one['what']}" for one in document.get("skipped", [])[:9])
+    parts = ["\n".join(head), table if rows else "no probe could be cross-fitted:\n" + few]
+    notes = document.get("notes", {})
+    beside = [
+        [p["view"] or "-", p["probe"], f"{p['balanced_accuracy']:.4f}", interval(p["ci95"]), p["p"], notes.get(p["probe"], "")]
+        for p in shown
+        if p["track"] == "origin" and not p["gate"]
     ]
-    unreadable = document.get("unreadable", [])
-    parts = [head, table]
+    if beside:
+        table = columns(beside, ["view", "probe", "balanced accuracy", "95 % interval", "p", "expected"])
+        parts.append("beside the gate, never held against the data:\n" + table)
+    leaks = []
+    for leak in document["leaks"]:
+        value = "" if leak["value"] is None else f" = {leak['value']}"
+        leaks.append(f"  {leak['view'] or ''} {leak['probe']}{value}: {leak['remedy']}")
+        leaks += [f"      such as {', '.join(leak['examples'][:2])}"] if leak["examples"] else []
     parts += ["leaks, and what removes each:\n" + "\n".join(leaks)] if leaks else []
-    parts += [f"{len(unreadable)} files could not be read"] if unreadable else []
+    parts += contamination_notes(document)
+    unreadable = document.get("unreadable", [])
+    if unreadable:
+        counts = Counter(one["reason"] for one in unreadable)
+        some = "\n".join(f"  {one['path']}: {one['reason']}, {one['detail']}" for one in unreadable[:5])
+        parts.append(f"{len(unreadable)} could not be used{reasons(dict(counts.most_common()))}\n{some}")
     return "\n\n".join(parts)
 
 
@@ -98,10 +228,13 @@ def interval(bounds: Sequence[float] | None) -> str:
 def forecast_text(document: Mapping[str, Any]) -> str:
     """What would be done."""
     lines = [f"{document['recipe']} in {document['work']}: nothing was done, this is what would be"]
+    if document["composition"]["rows"]:
+        lines += ["", composition_text(document["composition"]), ""]
     for entry in document.get("collect", []):
         options = ", ".join(f"{key} {value}" for key, value in entry["options"].items())
         what = f"{entry['images']} images of {entry['category'] or 'every category'}"
         lines.append(f"collect   {entry['source']}: {what}{f' ({options})' if options else ''}")
+        lines += [f"          {need}" for need in entry["missing"]]
     for entry in document.get("generate", []):
         lines.append(
             f"generate  {entry['generator']}: {entry['images']} images of {entry['category']} in {entry['batches']} batches"
@@ -110,6 +243,24 @@ def forecast_text(document: Mapping[str, Any]) -> str:
     here = document.get("collected", 0) + document.get("generated", 0)
     lines.append(f"here already: {here} images")
     return "\n".join(lines)
+
+
+def composition_text(document: Mapping[str, Any]) -> str:
+    """The table of what is asked for, cell by cell, its sums, and whether both halves are equal."""
+
+    def count(images: int | None) -> str:
+        return "all there are" if images is None else f"{images:,}"
+
+    body = [
+        [r["category"], r["origin"], r["generator_or_source"], count(r["images"]), ", ".join(r["by"])] for r in document["rows"]
+    ]
+    width = max(len("images"), *(len(row[3]) for row in body))
+    body = [[*row[:3], row[3].rjust(width), row[4]] for row in body]
+    lines = [columns(body, ["content type", "origin", "source or generator", "images".rjust(width), "by"]), ""]
+    lines += [f"{s['category']}: {count(s['real'])} real, {count(s['synthetic'])} synthetic" for s in document["sums"]]
+    total = f"{count(document['images'])} images: {count(document['real'])} real, {count(document['synthetic'])} synthetic"
+    said = {True: "; every content type has as many of one as of the other", False: "; the halves are not equal", None: ""}
+    return "\n".join([*lines, total + said[document["equal"]]])
 
 
 def prompts_text(document: Mapping[str, Any]) -> str:
@@ -126,6 +277,12 @@ def published_text(document: Mapping[str, Any]) -> str:
     lines.append(
         f"gate {gate['verdict']}: {number(gate['value'])} balanced accuracy without a pixel (limit {gate['limit']:.2f})"
     )
+    for view, alike in document["likeness"].items():
+        spent, ks = alike["bytes_per_pixel"], alike["ks"]
+        lines.append(
+            f"{view}: bytes per pixel {number(spent['real'])} real, {number(spent['synthetic'])} synthetic; KS distance of the "
+            f"classes {number(ks['size'])} in size, {number(ks['aspect'])} in aspect"
+        )
     return "\n".join(lines)
 
 
@@ -158,8 +315,14 @@ def results_text(document: Mapping[str, Any], track: str = "both") -> str:
         named = document["tracks"]["generator"]
         rows = [[kind, f["accuracy"], f["balanced_accuracy"], f["macro_auc"]] for kind, f in named.items()]
         parts.append(columns(rows, ["track", "accuracy", "balanced_accuracy", "macro_auc"]))
-    controls = [f"  {name}: {said}" for name, said in document["controls"].items()]
+    controls = [f"  {name}: {_control(name, said)}" for name, said in document["controls"].items()]
     return "\n".join([*parts, "controls:", *controls])
+
+
+def _control(name: str, said: Mapping[str, Any]) -> object:
+    if name != "bias" or said["score"] is None:
+        return said
+    return f"{number(said['score'])} ({said['worst']}): how far P(synthetic) moves when one class alone is treated; 0 is best"
 
 
 def verdicts_text(verdicts: Sequence[Mapping[str, Any]]) -> str:

@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imaginet_build.errors import BuildError, MissingExtra, UsageError, suggest
-from imaginet_build.facts import FACTS, Growing, Map, Target, Task, both_classes, inside, walk
-from imaginet_build.lists import LIST_SUFFIXES, read_index, read_list
-from imaginet_build.records import ORIGINS, SPLITS, Refusal
+from imaginet_build.facts import FACTS, Growing, Map, Target, both_classes, inside, share_of, walk
+from imaginet_build.lists import LIST_SUFFIXES, ORIGIN_WORDS, read_index, read_list
+from imaginet_build.records import FACT_SCHEMA, ORIGINS, SPLITS, Refusal
 
 log = logging.getLogger(__name__)
 
 _BATCH = 16
 _HUB_ID = re.compile(r"(?:hf://datasets/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)")
 _FAKE_NAMES = ("synthetic", "fake", "ai")
+CAPTIONS = ("prompt", "caption", "text", "title", "description")
+"""Columns of a release that hold the words an image came with, the first that is there."""
+
+EMBEDDING = "embedding"
+T = TypeVar("T")
 
 
 def read(target: Path | str, map: Map = map, pixels: bool = False) -> Target:
-    """The facts of `target`, measured with `map` where there are images to measure, with `pixels` those
-    of the pixel probes too (a work folder's parts and a list have none).
+    """The facts of `target`, measured with `map` where there are images to measure, with `pixels` those of the pixel probes too
+    (a list has none).
 
     In this order: a folder that holds a release, a work folder, a folder with `index.csv`, a folder with the subfolders real
     and synthetic (or fake), an annotation list (.txt, .csv, .tsv), a data set on the Hub (`owner/name`). Raises `UsageError`
@@ -64,7 +72,7 @@ def read_pair(real: Path | str, fake: Path | str, map: Map = map, pixels: bool =
     growing = Growing(pixels)
     for origin, root in roots.items():
         known: list[dict[str, object]] = []
-        tasks: list[Task] = []
+        tasks: list[bytes | Path] = []
         for key, path in walk(root):
             if isinstance(path, Refusal):
                 growing.refuse(f"{root.name}/{key}", path)
@@ -88,11 +96,11 @@ def _near(path: Path) -> str:
 def _folder(path: Path, map: Map, pixels: bool) -> Target:
     shards = sorted((path / "data").glob("*/*.parquet")) or sorted((path / "data").glob("*.parquet"))
     if shards:
-        return _release(str(path), shards, map, pixels)
+        return _release(str(path), shards, map, pixels, path)
     if (path / "release").is_dir():
         return _folder(path / "release", map, pixels)
     if (path / "parts").is_dir():
-        return _work(path)
+        return _work(path, map, pixels)
     if (path / "index.csv").is_file():
         return _index(path, map, pixels)
     children = {p.name.lower(): p for p in sorted(path.iterdir()) if p.is_dir()}
@@ -108,7 +116,7 @@ def _folder(path: Path, map: Map, pixels: bool) -> Target:
 def _index(root: Path, map: Map, pixels: bool) -> Target:
     growing = Growing(pixels)
     known: list[dict[str, object]] = []
-    tasks: list[Task] = []
+    tasks: list[bytes | Path] = []
     seen: set[str] = set()
     for row in read_index(root / "index.csv", growing.unreadable):
         key = str(row["path"])
@@ -123,76 +131,124 @@ def _index(root: Path, map: Map, pixels: bool) -> Target:
     return growing.target(str(root), "folder", (str(root),))
 
 
-def _work(root: Path) -> Target:
-    """The parts of a work folder: measured when they were written; groups as the plan has them, once there is one."""
+def _work(root: Path, map: Map, pixels: bool) -> Target:
+    """The parts of a work folder: measured when they were written; groups as the plan has them, once there is one.
+
+    With `pixels` the images are read again, for what their metadata says in words and for the pixel probes.
+    """
     from imaginet_build.store import Store
 
     store = Store(root)
     table = store.facts(
-        [name for name in FACTS.names if name not in ("path", "view", "split", "content_type")]
-        + ["category", "source_key", "id"]
+        [name for name in FACTS.names if name in FACT_SCHEMA.names and name != "group"]
+        + ["group", "category", "source_key", "prompt", "id"]
     )
     if store.plan_path.is_file():
         plan = store.plan().select(["id", "group", "keep"])
         table = table.drop_columns(["group"]).join(plan, "id", join_type="inner").filter(pc.field("keep")).sort_by("id")
-    columns = {name: table[name] for name in table.column_names if name in FACTS.names}
-    columns["path"] = pc.coalesce(table["source_key"], table["id"])
-    columns["view"] = pa.array(["native"] * len(table), pa.string())
-    columns["split"] = pa.nulls(len(table), pa.string())
-    columns["content_type"] = table["category"]
-    facts = pa.table({f.name: pc.cast(columns[f.name], f.type) for f in FACTS})
-    return Target(str(root), "work", both_classes(facts, str(root)))
+    table = table.append_column("path", pc.coalesce(table["source_key"], table["id"]))
+    table = table.append_column("view", pa.array(["native"] * len(table), pa.string()))
+    table = table.append_column("content_type", table["category"]).append_column("caption", table["prompt"])
+    places = (shlex.quote(str(root)),) * 2
+    command = "build-imaginet balance --work {} && build-imaginet publish --work {}".format(*places)
+    if pixels and len(table):
+        growing = Growing(pixels=True)
+        rows = {row.pop("id"): row for row in table.select([*_KEPT, "id"]).to_pylist()}
+        order = store.in_part_order(rows)
+        share = share_of(len(rows), True)
+        seen = _embeddings(root)
+        held = ((rows[name] | {EMBEDDING: seen.get(name)}, data) for name, data in store.images(order))
+        growing.add_all_of(held, share, map)
+        return growing.target(str(root), "work", (), command)
+    shown = [table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type) for f in FACTS]
+    facts = pa.table(shown, schema=FACTS)
+    return Target(str(root), "work", both_classes(facts, str(root)), remake=command)
 
 
-def _release(name: str, shards: list[Path], map: Map, pixels: bool) -> Target:
+_KEPT = ("path", "view", "origin", "content_type", "family", "generator", "group", "extension", "caption")
+
+
+def _release(name: str, shards: list[Path], map: Map, pixels: bool, place: Path | None = None) -> Target:
+    """A release: its shards, each with its labels first, then its images, a few at a time. `place`: its folder on this disk."""
     growing = Growing(pixels)
-    for shard in shards:
-        view = shard.parent.name if shard.parent.name in ("equalized", "native") else None
-        try:
-            with pq.ParquetFile(shard) as file:
-                _shard(file, shard, view, growing, map)
-        except (pa.ArrowException, OSError) as error:
-            raise BuildError(f"{shard} cannot be read ({error}): restore it and check with build-imaginet rebuild") from error
-    return growing.target(name, "release")
+    seen = _embeddings(place.parent) if pixels and place is not None else {}
+    views = [shard.parent.name if shard.parent.name in ("equalized", "native") else None for shard in shards]
+    rows: Counter[str | None] = Counter()
+    for shard, view in zip(shards, views, strict=True):
+        rows[view] += _opened(shard, lambda file: int(file.metadata.num_rows))
+    for shard, view in zip(shards, views, strict=True):
+        share = share_of(rows[view], pixels)
+        _opened(shard, partial(_shard, path=shard, view=view, growing=growing, map=map, share=share, seen=seen))
+    return growing.target(name, "release", (), _remake(place))
 
 
-def _shard(file: pq.ParquetFile, path: Path, view: str | None, growing: Growing, map: Map) -> None:
-    """One shard: its labels first, then its images, a few at a time."""
+def _remake(place: Path | None) -> str:
+    """The command that makes a release anew: from the work folder it lies in, else from its images as they came."""
+    if place is not None and (place.parent / "parts").is_dir():
+        work = shlex.quote(str(place.parent))
+        return f"build-imaginet balance --work {work} && build-imaginet publish --work {work}"
+    return "build-imaginet run --real DIR --fake DIR, with the images as they came in these two folders"
+
+
+def _opened(shard: Path, what: Callable[[pq.ParquetFile], T]) -> T:
+    try:
+        with pq.ParquetFile(shard) as file:
+            return what(file)
+    except (pa.ArrowException, OSError) as error:
+        raise BuildError(f"{shard} cannot be read ({error}): restore it and check with build-imaginet rebuild") from error
+
+
+def _embeddings(work: Path) -> dict[str, list[float]]:
+    """What a vision model saw in the images of a work folder, by id, where `balance` asked one: the first model by name."""
+    found = sorted((work / "embeddings").glob("*.parquet"))
+    if not found:
+        return {}
+    table = _opened(found[0], lambda file: file.read(columns=["id", "vector"]))
+    return dict(zip(table["id"].to_pylist(), table["vector"].to_pylist(), strict=True))
+
+
+def _shard(
+    file: pq.ParquetFile,
+    path: Path,
+    view: str | None,
+    growing: Growing,
+    map: Map,
+    share: float,
+    seen: Mapping[str, list[float]],
+) -> None:
     columns = file.schema_arrow.names
     missing = {"image", "label"} - set(columns)
     if missing:
         raise UsageError(f"{path} has no column {' and no '.join(sorted(missing))}; an audit needs images and their labels")
-    wanted = [c for c in ("label", "content_type", "family", "generator", "group", "id") if c in columns]
-    labels = _named(file.read(columns=wanted), file.schema_arrow)
-    rows = labels.to_pylist()
+    caption = next((c for c in CAPTIONS if c in columns), None)
+    wanted = [c for c in ("label", "content_type", "family", "generator", "group", "id", caption, EMBEDDING) if c in columns]
+    rows = _named(file.read(columns=wanted), file.schema_arrow).to_pylist()
     split = found if (found := path.name.partition("-")[0]) in SPLITS else None
-    known: list[dict[str, object]] = []
 
-    def tasks() -> Iterator[Task]:
+    def held() -> Iterator[tuple[dict[str, object], bytes]]:
         row = 0
         for batch in file.iter_batches(batch_size=_BATCH, columns=["image"]):
             for image in batch.column(0):
-                one = rows[row]
-                held = image.as_py() or {}
-                place = held.get("path") or str(one.get("id") or f"{path.name}#{row}")
+                one, told = rows[row], image.as_py()
+                told = told if isinstance(told, dict) else {"bytes": told}
+                place = told.get("path") or str(one.get("id") or f"{path.name}#{row}")
                 row += 1
-                if held.get("bytes") is None:
-                    growing.refuse(
-                        place, Refusal("withheld", "the release holds no pixels of it: build-imaginet rebuild fetches them")
-                    )
-                    continue
-                known.append(_row_of(one, place, view, split))
-                yield held["bytes"]
+                origin = ORIGIN_WORDS.get(str(one["label"]).strip().lower())
+                if origin is None:
+                    what = f"its label is {one['label']!r}, neither real nor synthetic"
+                    growing.refuse(place, Refusal("unknown-label", what))
+                elif told.get("bytes") is None:
+                    what = "the release holds no pixels of it: build-imaginet rebuild fetches them"
+                    growing.refuse(place, Refusal("withheld", what))
+                else:
+                    yield _row_of(one, origin, place, view, split, seen) | {"caption": one.get(caption or "")}, told["bytes"]
 
-    measured = growing.measured(tasks(), map)
-    for number, answer in enumerate(measured):
-        growing.add(known[number], answer)
+    growing.add_all_of(held(), share, map)
 
 
-def _row_of(one: dict[str, Any], place: str, view: str | None, split: str | None) -> dict[str, object]:
-    origin = str(one["label"]).lower()
-    if origin not in ORIGINS:
-        raise UsageError(f"label {origin!r}: an audit knows {' and '.join(ORIGINS)}")
+def _row_of(
+    one: dict[str, Any], origin: str, place: str, view: str | None, split: str | None, seen: Mapping[str, list[float]]
+) -> dict[str, object]:
     real = origin == "real"
     return {
         "path": place,
@@ -203,6 +259,7 @@ def _row_of(one: dict[str, Any], place: str, view: str | None, split: str | None
         "family": None if real else one.get("family"),
         "generator": None if real else one.get("generator"),
         "group": one.get("group"),
+        EMBEDDING: one.get(EMBEDDING) or seen.get(str(one.get("id"))),
     }
 
 
@@ -225,14 +282,17 @@ def _hub(name: str, map: Map, pixels: bool) -> Target:
     except ImportError as error:
         raise MissingExtra(f"the Hub data set {name}", "huggingface_hub", "hub") from error
     log.info("fetching %s from the Hub", name)
-    try:
-        folder = snapshot_download(name, repo_type="dataset", allow_patterns=["data/**.parquet", "data/*.parquet"])
-    except Exception as error:  # the client's errors share no base class
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(
-            f"no file or folder {name}, and no data set of that name could be fetched from the Hub: {reason}"
-        ) from error
-    found = sorted(Path(folder).glob("data/**/*.parquet"))
-    if not found:
-        raise UsageError(f"the Hub data set {name} has no data/**.parquet: download it and give its folder")
+    found: list[Path] = []
+    for patterns in (["data/**.parquet", "data/*.parquet"], ["*.parquet"]):  # elsewhere only where `data` holds none
+        try:
+            folder = Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
+        except Exception as error:  # the client's errors share no base class
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UsageError(
+                f"no file or folder {name}, and no data set of that name could be fetched from the Hub: {reason}"
+            ) from error
+        if found := sorted(folder.rglob("*.parquet")):
+            break
+    else:
+        raise UsageError(f"the Hub data set {name} has no Parquet files: download it and give its folder")
     return _release(name, found, map, pixels)

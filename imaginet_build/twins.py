@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -57,21 +58,31 @@ class Twins:
     group: Rows
 
 
-def find(table: pa.Table, radius: int, closer: Closer | None = None, rank: Rows | None = None) -> Twins:
+def find(
+    table: pa.Table,
+    radius: int,
+    closer: Closer | None = None,
+    rank: Rows | None = None,
+    *,
+    also: Rows | None = None,
+    memory: int = dedup.MEMORY,
+    folder: Path | None = None,
+) -> Twins:
     """Twins, conflicts and groups of a facts table (columns id, origin, codec, pixel_hash, phash, phash_mirror, pair_id, group,
     prompt, width, height; sorted by id). `radius`: bits of the 64-bit pHash that may differ, also against mirror images (both
     ways), and `SLACK` more between a JPEG and what is none, unless it is 0.
 
     Exact copies are always near; other pairs are confirmed by 256 bits where `closer` is given. `rank`, (n,): of twins the one
     of the lowest rank stays; rows of negative rank (blank ones) take no part. Within a rank, those stay whose picture has
-    images of both origins, then the larger picture, then the first by id. Raises `UsageError` where more than
-    `PAIRS` pairs are near.
+    images of both origins, then the larger picture, then the first by id. `also`, (n,): rows of one number belong into one
+    group, for another reason than these columns know. `memory`, `folder`: as in `dedup.groups`. Raises `UsageError` where more
+    than `PAIRS` pairs are near.
     """
     n = table.num_rows
     rank = np.zeros(n, dtype=np.int64) if rank is None else rank
     synthetic = np.asarray(pc.equal(table["origin"], "synthetic").to_numpy(), dtype=bool)
     picture = dedup.components(n, np.concatenate([_same(_codes(table["group"])), _same(_codes(table["pair_id"]))]))
-    near = _Near(table, radius, closer, rank >= 0)
+    near = _Near(table, radius, closer, rank >= 0, memory, folder)
     busy = [row for row in _best_first(table, picture, synthetic, rank) if near.busy[row]]
 
     twin_of = np.full(n, -1, dtype=np.int64)
@@ -102,15 +113,19 @@ def find(table: pa.Table, radius: int, closer: Closer | None = None, rank: Rows 
         conflict[right[doubt]] = conflict[left[doubt]]
 
     links = np.concatenate([near.copies(), twins, found])
-    together = np.concatenate([links, _same(picture), _same(_codes(table["prompt"])), _same(near.looks())])
-    return Twins(twin_of, conflict, dedup.components(n, links), dedup.components(n, together))
+    together = [links, _same(picture), _same(_codes(table["prompt"])), _same(near.looks())]
+    together += [] if also is None else [_same(also)]
+    return Twins(twin_of, conflict, dedup.components(n, links), dedup.components(n, np.concatenate(together)))
 
 
 class _Near:
     """What every row looks like, and which hashes are near which."""
 
-    def __init__(self, table: pa.Table, radius: int, closer: Closer | None, part: Flags) -> None:
+    def __init__(
+        self, table: pa.Table, radius: int, closer: Closer | None, part: Flags, memory: int, folder: Path | None
+    ) -> None:
         n = table.num_rows
+        self.memory, self.folder = memory, folder
         self.part, self.confirms, self.radius = part, closer is not None, radius
         self.pixels = np.where(part, _codes(table["pixel_hash"]), -1)
         # One row speaks for all its exact copies: they need no second look.
@@ -147,7 +162,7 @@ class _Near:
         """Pairs of places with rows that could be near each other: (m, 2)."""
         found = [np.zeros((0, 2), dtype=np.int64)]
         total = 0
-        for pairs in hamming.near(self.values, self.radius + self.slack, dedup.MEMORY):
+        for pairs in hamming.near(self.values, self.radius + self.slack, self.memory, folder=self.folder):
             a, b = pairs.T
             any_rows = (upright[a] > 0) & (upright[b] + mirrored[b] > 0) | (upright[b] > 0) & (mirrored[a] > 0)
             found.append(pairs[any_rows])

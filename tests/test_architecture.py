@@ -15,18 +15,39 @@ FLOORS: tuple[frozenset[str], ...] = (
     # ground
     frozenset({"errors"}),
     frozenset({"records", "toml"}),
-    frozenset({"jpegfile", "containers", "hashing", "hamming", "connect", "dedup"}),
+    frozenset(
+        {"c2pa", "provenance", "jpegfile", "containers", "embedded", "decoding", "hashing", "hamming", "connect", "dedup"}
+    ),
     frozenset({"images"}),
     frozenset({"perturb"}),
     # tools
-    frozenset({"recipe", "cards", "readiness", "catalog", "prompts", "prompt_rules", "store", "engine", "workspace"}),
-    frozenset({"probes", "pixel_probes", "crossfit", "gate", "facts", "lists", "targets"}),
-    frozenset({"twins", "splits", "equalize", "cells", "orders"}),
-    frozenset({"release", "releasewriter", "datasetcard", "reportdata"}),
+    frozenset({"rules", "recipe", "cards", "readiness", "catalog", "prompts", "prompt_rules", "store", "engine", "workspace"}),
+    frozenset({"guards", "regions", "watermark", "arrival", "availability", "intake", "subjects"}),
+    frozenset({"probes", "pixel_probes", "content_probes", "tags", "crossfit", "ridge", "facts", "lists", "targets"}),
+    frozenset({"markers", "gate", "findings", "probe_tables", "leaks", "bias"}),
+    frozenset({"strata", "highs", "programme", "pool", "heldout", "likeness"}),
+    frozenset(
+        {
+            "contamination",
+            "embedding",
+            "holdings",
+            "resemblance",
+            "twins",
+            "splits",
+            "choice",
+            "shortfall",
+            "equalize",
+            "cells",
+            "planfile",
+            "orders",
+        }
+    ),
+    frozenset({"matching", "candidates"}),
+    frozenset({"release", "plandiff", "releasewriter", "datasetcard", "reportdata"}),
     # verbs
-    frozenset({"collect", "generate", "balance", "audit", "publish", "report", "doctor", "detect", "baseline"}),
+    frozenset({"sketch", "collect", "generate", "balance", "audit", "publish", "report", "doctor", "detect", "baseline"}),
     # what ties them together, and the command line
-    frozenset({"summaries", "stages", "pipeline"}),
+    frozenset({"composition", "summaries", "stages", "pipeline"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )

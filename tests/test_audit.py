@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -10,18 +11,20 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from pictures import jpeg, png
+from PIL import Image
 
 from imaginet_build.audit import AuditResult, audit, audit_facts, audit_folders, write
-from imaginet_build.facts import FACTS, Target
+from imaginet_build.facts import FACTS, Growing, Target
 from imaginet_build.probes import BYTES_PER_PIXEL
 
 
 def facts(view: str | None, rows: int, seed: int, leaks: bool) -> pa.Table:
-    """`rows` rows in pairs of one group; with `leaks`, synthetic images are larger and carry no camera data."""
+    """`rows` rows in pairs of one group, few looks; with `leaks`, synthetic images are larger and carry no camera data."""
     random = np.random.default_rng(seed)
     synthetic = np.arange(rows) % 2
-    quality = random.integers(80, 96, rows)
-    width = random.choice([256, 320, 384, 512], rows) + (256 * synthetic if leaks else 0)
+    quality = random.choice([80, 90], rows)
+    width = np.where(random.random(rows) < 0.5, 256, 256 + (256 * synthetic if leaks else 0))
     columns = {
         "path": [f"{i}.jpg" for i in range(rows)],
         "view": [view] * rows,
@@ -37,20 +40,21 @@ def facts(view: str | None, rows: int, seed: int, leaks: bool) -> pa.Table:
         "subsampling": ["4:2:0"] * rows,
         "progressive": [False] * rows,
         "width": width,
-        "height": random.choice([256, 320, 384, 512], rows),
+        "height": random.choice([256, 320], rows),
         "mode": ["RGB"] * rows,
         "metadata": np.where((synthetic == 0) & leaks & (random.random(rows) < 0.1), "exif", "").tolist(),
         "nbytes": random.integers(9_000, 90_000, rows) * (1 + synthetic),
     }
     columns["split"] = [None] * len(columns["path"])
-    return pa.table({f.name: pa.array(columns[f.name], f.type) for f in FACTS}, schema=FACTS)
+    nothing = [None] * rows
+    return pa.table({f.name: pa.array(columns.get(f.name, nothing), f.type) for f in FACTS}, schema=FACTS)
 
 
 @pytest.fixture(scope="module")
 def leaky() -> AuditResult:
     """A release whose native view leaks and whose equalized view does not."""
-    table = pa.concat_tables([facts("native", 400, 1, leaks=True), facts("equalized", 400, 3, leaks=False)])
-    return audit_facts(Target("out", "release", table), permutations=9)
+    table = pa.concat_tables([facts("native", 1600, 1, leaks=True), facts("equalized", 1600, 3, leaks=False)])
+    return audit_facts(Target("out", "release", table), permutations=19)
 
 
 def test_the_gate_looks_at_the_equalized_view(leaky: AuditResult) -> None:
@@ -59,16 +63,16 @@ def test_the_gate_looks_at_the_equalized_view(leaky: AuditResult) -> None:
     native, equalized = leaky.row("origin", "all", view="native"), leaky.row("origin", "all", view="equalized")
     assert native is not None
     assert equalized is not None
-    assert native.balanced_accuracy > 0.85
+    assert native.balanced_accuracy > 0.7
     assert equalized.balanced_accuracy == round(leaky.gate.value or 0, 6) < 0.55
-    assert leaky.gate.groups == 200
+    assert leaky.gate.groups == 800
 
 
 def test_without_views_the_gate_looks_at_everything() -> None:
-    result = audit_facts(Target("x", "folder", facts(None, 400, 1, leaks=True)), permutations=19)
+    result = audit_facts(Target("x", "folder", facts(None, 1600, 1, leaks=True)), permutations=19)
     assert result.refused
     assert result.gate.value is not None
-    assert result.gate.value > 0.85
+    assert result.gate.value > 0.7
 
 
 def test_every_leak_says_where_to_look_and_what_removes_it(leaky: AuditResult) -> None:
@@ -87,7 +91,7 @@ def test_json_is_what_others_rely_on(leaky: AuditResult) -> None:
     found = json.loads(json.dumps(leaky.to_json()))
     assert {"target", "rows", "gate", "probes"} <= found.keys()
     assert {"verdict", "value", "limit", "permutation95", "groups"} <= found["gate"].keys()
-    assert found["rows"] == 800
+    assert found["rows"] == 3200
     for row in found["probes"]:
         assert {"track", "view", "probe", "scope", "balanced_accuracy", "auc", "ci95"} <= row.keys()
         assert 0 <= row["ci95"][0] <= row["ci95"][1] <= 1
@@ -109,9 +113,9 @@ def test_bytes_per_pixel_are_reported_and_not_held_against_the_data(leaky: Audit
 
 
 def test_the_order_of_rows_decides_nothing(leaky: AuditResult) -> None:
-    table = pa.concat_tables([facts("native", 400, 1, leaks=True), facts("equalized", 400, 3, leaks=False)])
+    table = pa.concat_tables([facts("native", 1600, 1, leaks=True), facts("equalized", 1600, 3, leaks=False)])
     back = pa.array(np.random.default_rng(0).permutation(len(table)))
-    again = audit_facts(Target("out", "release", table.take(back)), permutations=9)
+    again = audit_facts(Target("out", "release", table.take(back)), permutations=19)
     assert again.gate == leaky.gate
     assert again.probes == leaky.probes
 
@@ -130,11 +134,11 @@ def test_a_result_cannot_be_changed(leaky: AuditResult) -> None:
 
 
 def test_classes_too_small_to_judge_are_named() -> None:
-    table = facts(None, 60, 1, leaks=False)
+    table = facts(None, 120, 1, leaks=False)
     rare = table["generator"].to_pylist()
     rare[1] = "rare"
     table = table.set_column(table.column_names.index("generator"), "generator", pa.array(rare, pa.string()))
-    result = audit_facts(Target("x", "folder", table), permutations=9)
+    result = audit_facts(Target("x", "folder", table), permutations=19)
     assert any("rare: 1 groups" in s.what for s in result.skipped)
     row = result.row("generator", "all")
     assert row is not None
@@ -142,15 +146,76 @@ def test_classes_too_small_to_judge_are_named() -> None:
 
 
 def test_two_images_are_too_few_to_say_and_no_error() -> None:
-    result = audit_facts(Target("x", "folder", facts(None, 2, 1, leaks=False)), permutations=9)
+    result = audit_facts(Target("x", "folder", facts(None, 2, 1, leaks=False)), permutations=19)
     assert result.gate.verdict == "undecided"
     assert result.gate.value is None
     assert result.probes == ()
 
 
+def bare(name: str, **settings: object) -> bytes:
+    """A JPEG with a camera's EXIF, as every image of both classes has it."""
+    exif = Image.Exif()
+    exif[305] = "Lightroom"
+    return jpeg(name, 48, 40, **({"exif": exif.tobytes()} | settings))
+
+
+def photoshopped(name: str) -> bytes:
+    exif = Image.Exif()
+    exif[305] = "ComfyUI"
+    return bare(name, exif=exif.tobytes())
+
+
+PLANTED: dict[str, Callable[[str], bytes]] = {
+    "comment": lambda name: bare(name, comment=b"made by nobody"),
+    "software": photoshopped,
+    "exif": lambda name: jpeg(name, 48, 40),
+    "progressive": lambda name: bare(name, progressive=True),
+    "subsampling": lambda name: bare(name, subsampling=0),
+    "quality": lambda name: bare(name, quality=91),
+    "width": lambda name: jpeg(name, 49, 40),
+    "codec": lambda name: png(name, 48, 40),
+}
+
+
+@pytest.mark.parametrize("fact", PLANTED)
+def test_a_marker_in_25_files_of_a_hundred_and_fifty_is_refused_by_name(fact: str) -> None:
+    """In the files themselves, in a class drawn by a seed of its own; the rest is alike."""
+    random = np.random.default_rng(len(fact))
+    marked = set(random.choice(np.flatnonzero(np.arange(150) % 2 == len(fact) % 2), 25, replace=False).tolist())
+    growing = Growing()
+    known = [{"path": f"{i}.jpg", "origin": ("real", "synthetic")[i % 2]} for i in range(150)]
+    files = [PLANTED[fact](f"{fact} {i}") if i in marked else bare(f"{fact} {i}") for i in range(150)]
+    growing.add_all(known, files, map)
+    result = audit_facts(growing.target("planted", "folder"), permutations=0)
+    assert result.refused
+    (leak,) = [leak for leak in result.leaks if leak.probe == fact]
+    assert leak.value is not None
+    assert {int(path.partition(".")[0]) % 2 for path in leak.examples} == {len(fact) % 2} or leak.more_values
+
+
+def test_nothing_planted_nothing_found() -> None:
+    growing = Growing()
+    known = [{"path": f"{i}.jpg", "origin": ("real", "synthetic")[i % 2]} for i in range(150)]
+    growing.add_all(known, [bare(f"plain {i}") for i in range(150)], map)
+    result = audit_facts(growing.target("plain", "folder"), permutations=19)
+    assert (result.gate.verdict, result.gate.value) == ("passed", 0.5)
+    assert result.gate.self_test is not None
+    assert result.gate.self_test.caught
+    assert result.leaks == ()
+
+
+def test_one_group_alone_is_undecided_and_no_error() -> None:
+    growing = Growing()
+    known = [{"path": f"{i}.jpg", "origin": ("real", "synthetic")[i % 2], "group": "one"} for i in range(20)]
+    growing.add_all(known, [bare(f"one {i}") for i in range(20)], map)
+    gate = audit_facts(growing.target("one", "folder"), permutations=19).gate
+    assert (gate.verdict, gate.groups, gate.value) == ("undecided", 1, None)
+    assert "undecided: 1 groups" in gate.reason
+
+
 def test_the_published_list_is_read_off_its_file_names(shared: Path) -> None:
     """ImagiNet's own test list, without a pixel: facts/biases.md and reference/README.md beside the repository."""
-    result = audit(shared / "reference" / "imaginet-test-annotations.txt", permutations=9)
+    result = audit(shared / "reference" / "imaginet-test-annotations.txt", permutations=19)
     assert result.refused
     assert result.rows == 40_000
     assert result.gate.value == pytest.approx(0.844, abs=5e-4)

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from imaginet_build import planfile
 from imaginet_build.balance import Balanced, balance, composition
 from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.recipe import Balance, Equalize
@@ -78,7 +79,7 @@ def test_a_cell_that_is_short_says_what_would_fill_it(tmp_path: Path) -> None:
     done, _ = planned(tmp_path, mixed(11, 55), Balance(splits={"train": 1.0}))
     real, synthetic = done.cells
     assert (real.asked, real.kept, synthetic.asked, synthetic.kept) == (55, 11, 55, 11)
-    assert real.reason == synthetic.reason == "11 real images of photos limit it: 44 more would fill it"
+    assert real.reason == synthetic.reason == "11 real images of photos limit it: 44 more of at least 64 px would fill it"
 
 
 def test_a_full_cell_has_nothing_to_say(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_what_is_asked_is_the_share_and_not_what_there_is(tmp_path: Path) -> Non
     done, _ = planned(tmp_path, rows, Balance(splits={"train": 1.0}, per_cell=60))
     cells = {cell.generator_or_source: cell for cell in done.cells}
     assert {name: (cell.asked, cell.kept) for name, cell in cells.items()} == {"a": (30, 50), "b": (30, 10), "camera": (60, 60)}
-    assert cells["b"].reason == "it has 10 usable images: 20 more would fill its share"
+    assert cells["b"].reason == "it has 10 usable images: 20 more of at least 64 px would fill its share"
 
 
 def test_shares_of_a_cell_sum_to_what_is_asked_of_it(tmp_path: Path) -> None:
@@ -113,7 +114,7 @@ def test_a_target_that_cannot_be_met_is_said_and_not_a_failure(tmp_path: Path) -
     assert [cell.kept for cell in done.cells] == [10, 10]
     assert (
         done.cells[0].reason
-        == "10 real and 10 synthetic images of photos limit it: 990 real and 990 synthetic more would fill it"
+        == "10 real and 10 synthetic images of photos limit it: 990 real and 990 synthetic more of at least 64 px would fill it"
     )
 
 
@@ -158,7 +159,7 @@ def test_a_generator_without_weight_stays_out(tmp_path: Path) -> None:
 
 def test_a_generator_that_nobody_knows_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     planned(tmp_path, mixed(10, 10), Balance(hold_out=["sdlx"]))
-    assert "balance.hold_out names 'sdlx', and no image is by it; did you mean 'sdxl'?" in caplog.text
+    assert "balance.held_out.generators names 'sdlx', and no image is by it; did you mean 'sdxl'?" in caplog.text
 
 
 def test_an_id_in_two_parts_is_refused_in_words(tmp_path: Path) -> None:
@@ -184,6 +185,14 @@ def test_where_nothing_can_stay_it_says_so(tmp_path: Path, caplog: pytest.LogCap
     assert "nothing is kept" in caplog.text
 
 
+def test_where_every_image_is_screened_out_it_says_what_is_needed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    done, plan = planned(tmp_path, mixed(5, 5, contrast=0.0), Balance(per_cell=3))
+    assert set(plan["reason"]) == {"blank"}
+    assert [(a.origin, a.count) for a in done.add] == [("real", 3), ("synthetic", 3)]
+    assert all("left out: 5 blank" in cell.reason for cell in done.cells if cell.generator_or_source != "any")
+    assert "nothing is kept" in caplog.text
+
+
 def test_blank_images_are_blank_and_not_twins(tmp_path: Path) -> None:
     flat = {"phash": 1 << 63, "phash_mirror": 1 << 63, "contrast": 0.0}
     rows = [*mixed(10, 10), *(facts(800 + i, **flat, origin=["real", "synthetic"][i % 2]) for i in range(6))]
@@ -197,7 +206,7 @@ def test_bytes_that_contradict_their_facts_end_nothing(tmp_path: Path, caplog: p
     rows = [*mixed(10, 10), facts(500, phash=1, phash_mirror=2**40), facts(501, phash=1, phash_mirror=2**41)]
     done, _ = planned(tmp_path, rows)
     assert done.kept == 20
-    assert "cannot be read" in caplog.text
+    assert "cannot be read as its facts have it: contradicted" in caplog.text
 
 
 def test_one_prompt_for_everything_is_one_split_and_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -284,10 +293,10 @@ def test_a_category_of_one_class_keeps_nothing_and_says_why(tmp_path: Path) -> N
     done, plan = planned(tmp_path, rows)
     faces = next(cell for cell in done.cells if cell.category == "faces")
     assert (faces.asked, faces.kept) == (3, 0)
-    assert faces.reason == "0 synthetic images of faces limit it: 3 more would fill it"
+    assert faces.reason == "0 synthetic images of faces limit it: 3 more of at least 64 px would fill it"
     empty = next(cell for cell in done.cells if cell.category == "faces" and cell.origin == "synthetic")
     assert (empty.generator_or_source, empty.asked, empty.kept) == ("any", 3, 0)
-    assert empty.reason == "there is no synthetic image of faces: 3 would fill it"
+    assert empty.reason == "there is no synthetic image of faces: 3 of at least 64 px would fill it"
     assert set(plan[plan["category"] == "faces"]["reason"]) == {"surplus"}
 
 
@@ -314,3 +323,195 @@ def test_two_hundred_thousand_rows_in_a_minute(tmp_path: Path) -> None:
     done = balance(store, Balance(radius=4), LAW, 0)
     assert time.process_time() - begun < 60
     assert done.kept > 190_000
+
+
+@pytest.mark.parametrize("law", [LAW, Equalize()], ids=["fixed", "auto"])
+@pytest.mark.parametrize(
+    ("rows", "settings"),
+    [
+        (mixed(11, 55), Balance()),
+        (mixed(40, 0) + [facts(20_000 + i, origin="synthetic", generator="aab"[i % 3]) for i in range(25)], Balance()),
+        (
+            mixed(30, 0) + [facts(20_000 + i, origin="synthetic", generator="aab"[i % 3]) for i in range(45)],
+            Balance(per_cell=50),
+        ),
+        (mixed(90, 90), Balance(per_cell=100, splits={"train": 0.5, "test": 0.5}, sources={"camera": 1.0, "phone": 3.0})),
+        ([*mixed(20, 20), *(facts(60_000 + i, category="faces") for i in range(9))], Balance()),
+        ([*mixed(30, 20), *(facts(60_000 + i, category="faces", width=40) for i in range(9))], Balance(per_cell=25)),
+        (mixed(60, 0) + [facts(10_000 + i, origin="synthetic", prompt="one") for i in range(40)], Balance(per_cell=60)),
+    ],
+    ids=["one class", "generators", "both classes", "sources", "empty cell", "nothing usable", "one group"],
+)  # fmt: skip
+def test_adding_exactly_what_is_said_fills_every_cell(
+    tmp_path: Path, rows: list[dict[str, object]], settings: Balance, law: Equalize
+) -> None:
+    store = Store(tmp_path)
+    store.write_part("collect", "one", rows, [b""] * len(rows))
+    done = balance(store, settings, law, 0)
+    assert any(cell.kept < cell.asked for cell in done.cells)
+    assert all(cell.reason for cell in done.cells if cell.kept < cell.asked)
+    more = []
+    for addition in done.add:
+        assert addition.min_side >= 64
+        name = {"real": "source", "synthetic": "generator"}[addition.origin]
+        maker = "anything" if addition.generator_or_source == "any" else addition.generator_or_source
+        size = {"width": addition.min_side, "height": addition.min_side, "category": addition.category}
+        more += [facts(900_000 + len(more) + i, **size, origin=addition.origin, **{name: maker}) for i in range(addition.count)]
+    store.write_part("collect", "two", more, [b""] * len(more))
+    again = balance(store, settings, law, 0)
+    assert {(c.category, c.origin, c.generator_or_source): (c.kept, c.reason) for c in again.cells if c.kept < c.asked} == {}
+    assert not again.add
+
+
+def test_sizes_and_aspects_that_are_short_say_what_would_fill_them(tmp_path: Path) -> None:
+    """1,240 more faces of at least 512 px, though there are enough smaller ones."""
+    rows = [facts(i, width=400 if i < 1500 else 700, height=400 if i < 1500 else 700, category="faces") for i in range(1510)]
+    rows += [facts(10_000 + i, origin="synthetic", width=700, height=700, category="faces") for i in range(2500)]
+    settings = Balance(per_cell=2500, splits={"train": 1.0}, sizes={"256": 0.5, "512": 0.5}, aspects={"square": 1.0})
+    store = Store(tmp_path)
+    store.write_part("collect", "one", rows, [b""] * len(rows))
+    done = balance(store, settings, LAW, 0)
+    real = next(b for b in done.buckets if (b.origin, b.bucket) == ("real", "512 px"))
+    assert (real.asked, real.reason) == (
+        1250,
+        f"{1250 - real.kept:,} are missing: 1,240 more of at least 512 px, square would fill it",
+    )
+    more = [
+        facts(20_000 + 9000 * (a.origin == "real") + i, width=a.min_side, height=a.min_side, category="faces", origin=a.origin)
+        for a in done.add
+        for i in range(a.count)
+    ]
+    store.write_part("collect", "two", more, [b""] * len(more))
+    again = balance(store, settings, LAW, 0)
+    assert [b.reason for b in again.buckets] == [""] * 6
+    assert not again.add
+
+
+def test_one_fewer_than_what_is_said_fills_less(tmp_path: Path) -> None:
+    done, _ = planned(tmp_path, [*mixed(11, 55), *(facts(900_000 + i) for i in range(43))])
+    assert [(a.origin, a.generator_or_source, a.count) for a in done.add] == [("real", "any", 1)]
+
+
+def test_the_cheapest_thing_to_add_is_said_in_words(tmp_path: Path) -> None:
+    rows = [facts(i, category="faces", width=700, height=600) for i in range(10)]
+    rows += [facts(10_000 + i, category="faces", origin="synthetic", width=700, height=600) for i in range(1250)]
+    done, _ = planned(tmp_path, rows, Balance.model_validate({"screen": {"min_side": 512}}))
+    assert done.cells[0].reason == "10 real images of faces limit it: 1,240 more of at least 512 px would fill it"
+    assert [(a.category, a.origin, a.count, a.min_side) for a in done.add] == [("faces", "real", 1240, 512)]
+
+
+def test_a_target_out_of_this_world_is_a_number_like_any_other(tmp_path: Path) -> None:
+    done, _ = planned(tmp_path, mixed(10, 10), Balance(per_cell=10**9))
+    assert done.kept == 20
+    assert [a.count for a in done.add] == [10**9 - 10] * 2
+
+
+def test_a_part_that_vanished_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(tmp_path)
+    for name, rows in (("one", mixed(10, 10)), ("two", [facts(500 + i) for i in range(7)])):
+        store.write_part("collect", name, rows, [b""] * len(rows))
+    balance(store, Balance(), LAW, 0)
+    (tmp_path / "parts" / "collect" / "two.parquet").unlink()
+    assert balance(store, Balance(), LAW, 0).kept == 20
+    assert "7 images of the last plan are in no part of" in caplog.text
+    assert "such as 00000500: a part has vanished" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"held_out": {"generators": ["sdxl"]}}, "takes every synthetic image for the test split"),
+        ({"held_out": {"sources": ["camera"]}}, "takes every real image for the test split"),
+        ({"hold_out": ["sdxl"], "generators": {"sdxl": 0.0}}, "gives it no weight"),
+        ({"hold_out": ["sdxl"], "splits": {"train": 1.0}}, "give balance.splits.test a share"),
+    ],
+)
+def test_held_out_settings_that_contradict_each_other_are_refused_in_words(
+    tmp_path: Path, settings: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        planned(tmp_path, mixed(10, 10), Balance.model_validate(settings))
+
+
+def test_a_category_that_is_held_out_whole_is_for_the_test_alone_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [*mixed(20, 20), *(facts(50_000 + i, category="faces", source="new") for i in range(8))]
+    rows += [facts(60_000 + i, category="faces", origin="synthetic") for i in range(8)]
+    _, plan = planned(tmp_path, rows, Balance.model_validate({"held_out": {"sources": ["new"]}}))
+    assert set(plan[plan["category"] == "faces"]["split"]) == {"test"}
+    assert "every real image of faces is held out: train and calibration will have none of this category" in caplog.text
+
+
+def test_everything_may_be_held_out_where_there_is_nothing_but_a_test(tmp_path: Path) -> None:
+    done, _ = planned(tmp_path, mixed(10, 10), Balance(hold_out=["sdxl"], splits={"test": 1.0}))
+    assert done.splits["test"] == {"real": 10, "synthetic": 10}
+
+
+def test_held_out_sources_and_release_dates_are_in_the_test_split_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The shipped cards say that Qwen-Image is of August and Z-Image of November 2025."""
+    rows = [facts(i, source="old" if i < 60 else "new") for i in range(80)]
+    makers = ["sdxl"] * 60 + ["qwen-image"] * 10 + ["z-image-turbo"] * 10
+    rows += [facts(10_000 + i, origin="synthetic", generator=name) for i, name in enumerate(makers)]
+    window = {"sources": ["new"], "released_after": "2025-08-01", "released_before": "2025-10-01"}
+    _, plan = planned(tmp_path, rows, Balance.model_validate({"held_out": window}))
+    kept = plan[plan["keep"]]
+    where = {name: set(part["split"]) for name, part in kept.groupby("generator_or_source")}
+    assert where["new"] == where["qwen-image"] == {"test"}
+    assert where["old"] == where["sdxl"] == {"train", "calibration", "test"}
+    assert len(where["z-image-turbo"]) > 1
+    assert "nothing says when these were released, so they are not held out: sdxl, new, old" in caplog.text
+
+
+def test_what_is_held_out_comes_on_top_of_the_share_of_the_test(tmp_path: Path) -> None:
+    rows = mixed(200, 100) + [facts(30_000 + i, origin="synthetic", generator="new") for i in range(100)]
+    done, plan = planned(tmp_path, rows, Balance(hold_out=["new"]))
+    assert {split: n["real"] for split, n in done.splits.items()} == {"train": 70, "calibration": 10, "test": 120}
+    assert Counter(plan[plan["generator_or_source"] == "sdxl"]["split"]) == {"train": 70, "calibration": 10, "test": 20}
+
+
+def test_a_held_out_generator_for_which_the_test_has_no_room_says_so(tmp_path: Path) -> None:
+    rows = mixed(300, 100) + [facts(30_000 + i, origin="synthetic", generator="new") for i in range(100)]
+    done, _ = planned(tmp_path, rows, Balance(hold_out=["new"], per_cell=100))
+    new = next(cell for cell in done.cells if cell.generator_or_source == "new")
+    assert (new.asked, new.kept) == (50, 20)
+    assert "held out for the test split, which has no room for 30 of its share" in new.reason
+
+
+@pytest.mark.parametrize("same", [{"pixel_hash": "0" * 64, "phash": 0, "phash_mirror": 0}, {"phash": 0, "phash_mirror": 0}])
+def test_hashes_that_are_all_zero_are_answered(tmp_path: Path, same: dict[str, object]) -> None:
+    """Of one picture many times nothing can be kept, since it carries both labels; a hash alone proves nothing."""
+    done, plan = planned(tmp_path, mixed(150, 150, **same))
+    if "pixel_hash" in same:
+        assert done.kept == 0
+        assert set(plan["reason"]) <= {"twin", "label-conflict"}
+    else:
+        assert done.kept > 0
+
+
+def test_the_plan_says_what_it_was_made_from_and_can_be_made_again(tmp_path: Path) -> None:
+    asked = Balance(per_cell=30, hold_out=["b"])
+    rows = mixed(90, 0) + [facts(20_000 + i, origin="synthetic", generator="ab"[i % 2]) for i in range(60)]
+    planned(tmp_path / "a", rows, asked, seed=5)
+    store = Store(tmp_path / "a" / "work")
+    said = planfile.made_from(store.plan_path)
+    assert said is not None
+    other = Store(tmp_path / "b")
+    other.write_part("collect", "all", rows[::-1], [b""] * len(rows))
+    balance(other, Balance.model_validate(said["balance"]), Equalize.model_validate(said["equalize"]), said["seed"])
+    assert other.plan_path.read_bytes() == store.plan_path.read_bytes()
+
+
+def test_shares_of_sizes_are_kept_and_both_laws_are_stated(tmp_path: Path) -> None:
+    rows = [facts(i, width=[300, 700][i % 2], height=700, nbytes=1000) for i in range(80)]
+    rows += [facts(10_000 + i, origin="synthetic", width=[300, 700][i % 2], height=700, nbytes=500) for i in range(80)]
+    done, _ = planned(tmp_path, rows, Balance(per_cell=40, splits={"train": 1.0}, sizes={"256": 0.5, "512": 0.5}))
+    assert done.law is not None
+    assert done.law["equalized"] == {"size": 0.0, "aspect": 0.0, "quality": 0.0}
+    assert done.law["native"]["size"] == 0.0
+    assert done.bytes_per_pixel == {
+        "real": round(40_000 / (20 * 700 * 1000), 4),
+        "synthetic": round(20_000 / (20 * 700 * 1000), 4),
+    }

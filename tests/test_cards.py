@@ -11,7 +11,8 @@ from imaginet_build import catalog, prompts, recipe
 from imaginet_build.catalog import KINDS, UNRESOLVED, Card, Kind, _parameters
 
 SHIPPED = [pytest.param(kind, name, id=f"{kind}/{name}") for kind in KINDS for name in catalog.files(f"manifests/{kind}")]
-PLACES = {"folder": {"root": "."}}
+BY_HAND = "celeba-hq danbooru ffhq imaginet-gan journeydb lsun megalith-10m open-images pd12m photozilla progan"
+PLACES = {name: {"root": "."} for name in ["folder", "urls", *BY_HAND.split()]}
 """What only a recipe can say."""
 
 
@@ -38,7 +39,7 @@ def test_its_adapter_is_here_and_takes_its_keys(shipped: Card) -> None:
 
 @each
 def test_its_revision_is_a_commit_or_says_what_it_is(shipped: Card) -> None:
-    assert re.fullmatch(r"[0-9a-f]{40}|unresolved|bundled|installed|local|trained", shipped.revision)
+    assert re.fullmatch(r"[0-9a-f]{40}|unresolved|bundled|installed|local|listed|trained", shipped.revision)
     if shipped.bundled:
         assert shipped.revision != UNRESOLVED
 
@@ -56,7 +57,41 @@ def test_a_hub_models_licence_names_the_page_and_the_day_it_was_read(shipped: Ca
         assert shipped.about.licence_url.startswith("https://")
         assert shipped.about.licence_read is not None
     else:
-        assert shipped.bundled or shipped.kind == "detectors" or shipped.about.licence_url
+        assert shipped.bundled or shipped.kind == "detectors" or shipped.about.licence_url or shipped.revision == "listed"
+
+
+@each
+def test_a_source_says_on_what_terms_and_how_to_get_it(shipped: Card) -> None:
+    """Its licence and the page and day it was read; its terms; whether pixels may be passed on; the way by hand."""
+    about = shipped.about
+    if shipped.kind != "sources" or shipped.name in ("folder", "packages", "urls"):
+        return
+    assert about.licence_url
+    assert about.licence_url.startswith("https://")
+    assert about.licence_read is not None
+    assert about.redistribute is not None
+    assert about.url.startswith("https://")
+    assert about.by_hand
+    assert shipped.origin in ("real", "synthetic")
+    assert about.category in catalog.taxonomy().categories or shipped.name == "imaginet-gan"
+    assert "true source has not been tried" in about.notes
+    if about.redistribute is False or shipped.licence.startswith("LicenseRef"):
+        assert about.terms, "a licence of no common name is told in words"
+
+
+@pytest.mark.parametrize("name", ["journeydb", "dalle3-images", "dalle3-opendatasets", "progan", "imaginet-gan"])
+def test_what_is_collected_may_be_synthetic_and_names_its_family(
+    name: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    card = catalog.card("sources", name)
+    family = {"journeydb": "midjourney", "progan": "gan", "imaginet-gan": "gan"}.get(name, "dalle3")
+    assert (card.origin, card.family) == ("synthetic", family)
+
+
+def test_both_dalle_sets_are_of_one_generator(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    assert {catalog.card("sources", n).options["generator"] for n in ("dalle3-images", "dalle3-opendatasets")} == {"dalle3"}
 
 
 @each
@@ -80,7 +115,9 @@ def test_its_size_is_one_its_network_can_draw(shipped: Card) -> None:
             "sd15 sd21 sdxl animagine-xl-3.1 sdxl-turbo sd35 flux1-dev flux1-schnell pixart-sigma qwen-image z-image-turbo",
         ),
         ("generators", "tiny-vae tiny-gan tiny-diffusion"),
-        ("sources", "folder packages"),
+        ("sources", "folder packages urls"),
+        ("sources", "imagenet coco lsun wikiart danbooru ffhq photozilla"),  # the paper's seven
+        ("sources", "journeydb dalle3-images dalle3-opendatasets pd12m megalith-10m open-images celeba-hq"),
         ("detectors", "small imaginet"),
     ],
 )

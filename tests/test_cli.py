@@ -14,6 +14,7 @@ from command import run
 from PIL import Image
 
 from imaginet_build import cli
+from imaginet_build.cli.options import shard_of
 from imaginet_build.errors import UsageError
 from imaginet_build.records import random_of
 
@@ -73,9 +74,9 @@ def test_lists_are_what_the_design_promises(tmp_path: Path) -> None:
     for command in ("generate", "collect"):
         rows = json.loads(run(command, "--list", "--json", cwd=tmp_path).stdout)
         assert rows
-        assert all(
-            row.keys() == {"name", "adapter", "family", "bundled", "licence", "revision", "ready", "needs"} for row in rows
-        )
+        promised = {"name", "adapter", "family", "bundled", "licence", "revision", "ready", "needs"}
+        more = {"title", "terms", "redistribute"} if command == "collect" else set()
+        assert all(promised | more <= row.keys() for row in rows)
     assert {"tiny-vae", "sdxl"} <= {row["name"] for row in json.loads(run("generate", "--list", "--json", cwd=tmp_path).stdout)}
 
 
@@ -97,10 +98,10 @@ def test_a_wrong_path_names_the_nearest(tmp_path: Path) -> None:
 
 
 def test_shards_are_checked() -> None:
-    assert cli._shard("2/8") == (2, 8)
+    assert shard_of("2/8") == (2, 8)
     for wrong in ("0/2", "3/2", "a/b", "2"):
         with pytest.raises(UsageError, match="--shard"):
-            cli._shard(wrong)
+            shard_of(wrong)
 
 
 def test_another_recipe_on_the_same_work_folder_is_refused(tmp_path: Path) -> None:
@@ -163,3 +164,37 @@ def test_a_refused_call_leaves_no_work_folder(tmp_path: Path) -> None:
 
 def test_a_track_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     assert "origin" in run("baseline", "evaluate", "--track", "foo", cwd=tmp_path, code=2).stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "list.jsonl").symlink_to("/dev/full")
+    with (tmp_path / "list.jsonl").open("wb", buffering=0) as full, pytest.raises(OSError, match="No space left") as raised:
+        full.write(b"prompts")
+    assert raised.value.errno in cli.MEND
+
+
+@pytest.mark.parametrize("number", sorted(cli.MEND))
+def test_a_fault_of_the_disk_says_what_to_do(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, "at fault", "parts/a.parquet")
+
+    monkeypatch.setattr("imaginet_build.stages.doctor", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["doctor"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert "parts/a.parquet" in said
+    assert os.strerror(number) in said
+    assert cli.MEND[number] in said
+
+
+def test_any_other_fault_of_the_system_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ProcessLookupError(3, "no such process")
+
+    monkeypatch.setattr("imaginet_build.stages.doctor", fail)
+    with pytest.raises(ProcessLookupError):
+        cli.main(["doctor"])

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import run
 from deadly import AfterWriting, Deadly
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from inline import Inline, Interrupted
+from listed import REASONS, Listed, cards
+from metadata import exif
 from pictures import animated, bomb, encoded, jpeg, picture, png, with_hole, write
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from imaginet_build import collect as module
-from imaginet_build import engine, images
-from imaginet_build.collect import collect, folders
+from imaginet_build import engine, images, intake, jpegfile, regions, watermark
+from imaginet_build.collect import Collected, collect, folders
 from imaginet_build.collectors.folder import Folder
 from imaginet_build.engine import Pool
 from imaginet_build.errors import BuildError, UsageError
@@ -333,6 +339,199 @@ def test_a_quota_takes_the_same_images_whatever_was_interrupted(tmp_path_factory
     assert stormy.facts().equals(calm.facts())
 
 
+# --- collectors that break their word ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wild(tmp_path, monkeypatch, inline) -> Path:
+    """A place with cards for the collectors of `listed`."""
+    cards(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "work"
+
+
+def answers(work: Path, *wants: Collect) -> Collected:
+    return collect(Store(work), wants, 0, ONE, trust=True)
+
+
+def test_every_answer_that_breaks_the_protocol_is_a_reject_and_the_rest_goes_on(wild):
+    done = answers(wild, Collect(source="wild", category="photos"))
+    kept = held(Store(wild))
+    assert sorted(key for key, _ in kept.values()) == [
+        "bro\\udcffken.png", *(f"good/{n}.png" for n in range(5)), "true.png"
+    ]  # fmt: skip
+    said = reasons(Store(wild))
+    assert REASONS.items() <= said.items()
+    assert said.keys() - REASONS.keys() == {f"(unnamed {n})" for n in range(4)}
+    assert all(r["detail"] for r in Store(wild).rejects().to_pylist())
+    assert done.failed == sum(reason not in module.BY_RULE for reason in said.values())
+    again = answers(wild, Collect(source="wild", category="photos"))
+    assert (again.new, again.rejected) == (0, done.rejected)
+
+
+def test_a_collector_that_raises_half_way_ends_alone(wild, caplog):
+    broken = Collect(source="wild", category="photos", options={"raises": 3})
+    done = answers(wild, broken, Collect(source="listed", category="photos", count=4, options={"count": 9}))
+    assert (done.total, done.broken, done.failed) == (7, {"wild": "the wire was cut"}, 1)
+    assert "wild: the wire was cut. What was finished is kept" in caplog.text
+
+
+def test_a_collector_that_raises_at_once_loses_only_its_own(wild):
+    done = answers(
+        wild,
+        Collect(source="wild", category="photos", count=3, options={"raises": 0}),
+        Collect(source="listed", category="photos", count=4, options={"count": 9}),
+    )
+    assert (done.total, done.broken) == (4, {"wild": "the wire was cut"})
+    assert [(a.source, a.asked, a.had, a.given_up) for a in done.availability] == [("wild", 3, 0, 3), ("listed", 4, 4, 0)]
+
+
+def test_a_stream_that_breaks_goes_on_where_it_was(wild, monkeypatch):
+    """As a connection does that comes back: the same options, the same names."""
+    want = Collect(source="listed", category="photos", count=12, options={"count": 20, "dead": [1, 2, 3]})
+    whole = answers(wild.with_name("whole"), want)
+    find = Listed.find
+
+    def breaking(self, wanted):
+        for number, answer in enumerate(find(self, wanted)):
+            if number == 4:
+                raise ConnectionResetError("peer reset")
+            yield answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Listed, "find", breaking)
+        for _ in range(2):
+            assert answers(wild, want).broken == {"listed": "peer reset"}
+    mended = answers(wild, want)
+    assert (mended.total, mended.broken, mended.rejected) == (12, {}, whole.rejected)
+    assert Store(wild).facts().equals(Store(wild.with_name("whole")).facts())
+
+
+# --- guards and screens -----------------------------------------------------------------------------------------------
+
+
+def guarded(root: Path, **tables: object) -> Collect:
+    return Collect.model_validate({"source": "folder", "options": {"root": str(root)}} | tables)
+
+
+def test_reals_are_guarded_and_synthetic_ones_are_not(tmp_path, inline):
+    info = PngInfo()
+    info.add_text("parameters", "a barn\nSteps: 20, Sampler: Euler, Seed: 1")
+    data = encoded(picture("marked"), "PNG", pnginfo=info)
+    for origin in ("real", "synthetic"):
+        write(tmp_path / "images" / origin / "photos" / "x" / "marked.png", data)
+    done = collect(Store(tmp_path / "work"), [guarded(tmp_path / "images")], 0, ONE)
+    assert (done.total, done.rejected, done.failed) == (1, {"ai-text": 1}, 0)
+    done = collect(Store(tmp_path / "off"), [guarded(tmp_path / "images", guard={"ai_metadata": False})], 0, ONE)
+    assert (done.total, done.rejected) == (2, {})
+
+
+def test_the_date_comes_from_the_file_its_row_or_the_card(tmp_path, inline):
+    old, new = (jpeg(day, exif=exif(t9003=f"{day} 10:00:00")) for day in ("2019:05:01", "2024:05:01"))
+    for name, data in (("old", old), ("new", new), ("listed", new), ("undated", jpeg("undated"))):
+        write(tmp_path / "images" / f"{name}.jpg", data)
+    rows = ["path,origin,date", "old.jpg,real,", "new.jpg,real,", "listed.jpg,real,2020-02-02", "undated.jpg,real,"]
+    write(tmp_path / "images" / "index.csv", "\n".join(rows))
+    guard = {"taken_before": "2022-07-01", "undated": "reject"}
+    done = collect(Store(tmp_path / "work"), [guarded(tmp_path / "images", guard=guard)], 0, ONE)
+    assert reasons(Store(tmp_path / "work")) == {"new.jpg": "too-recent", "undated.jpg": "undated"}
+    assert done.failed == 0
+    params = {r["source_key"]: json.loads(r["params"]) for r in Store(tmp_path / "work").facts().to_pylist()}
+    assert (params["old.jpg"]["taken"], params["listed.jpg"]["uploaded"]) == ("2019-05-01", "2020-02-02")
+
+
+def test_a_card_states_guards_and_the_entry_overrides_them(tmp_path, monkeypatch, inline):
+    write(tmp_path / "images" / "new.jpg", jpeg("new", exif=exif(t9003="2024:05:01 10:00:00")))
+    write(
+        tmp_path / "manifests" / "sources" / "dated.toml",
+        'adapter = "imaginet_build.collectors.folder:Folder"\nlicence = "CC0-1.0"\norigin = "real"\nrevision = "local"\n'
+        "[guard]\ntaken_before = 2022-07-01\n",
+    )
+    monkeypatch.chdir(tmp_path)
+    options = {"root": "images"}
+    done = collect(Store(tmp_path / "a"), [Collect(source="dated", options=options)], 0, ONE)
+    assert done.rejected == {"too-recent": 1}
+    later = Collect.model_validate({"source": "dated", "options": options, "guard": {"taken_before": "2025-01-01"}})
+    assert collect(Store(tmp_path / "b"), [later], 0, ONE).rejected == {}
+
+
+def test_screens_refuse_with_a_reason_each(tmp_path, inline):
+    made = {
+        "small": picture("small", 40, 90), "long": picture("long", 300, 60), "grey": picture("grey").convert("L"),
+        "greyish": picture("greyish").convert("L").convert("RGB"), "blank": Image.new("RGB", (99, 99), (9, 80, 30)),
+        "good": picture("good"),
+    }  # fmt: skip
+    for name, image in made.items():
+        write(tmp_path / "images" / f"{name}.jpg", encoded(image, "JPEG", quality=85))
+    screen = {"min_side": 50, "max_aspect": 3, "grayscale": False, "min_contrast": 1.0}
+    store = Store(tmp_path / "work")
+    want = guarded(tmp_path / "images", screen=screen).model_copy(
+        update={"options": {"root": str(tmp_path / "images"), "origin": "real"}}
+    )
+    done = collect(store, [want], 0, ONE)
+    assert reasons(store) == {
+        "small.jpg": "too-small", "long.jpg": "aspect", "grey.jpg": "grayscale", "greyish.jpg": "grayscale",
+        "blank.jpg": "blank",
+    }  # fmt: skip
+    assert (done.total, done.failed) == (1, 0)
+
+
+@pytest.mark.skipif(regions.network() is None, reason="nudenet is not installed (extra: guards)")
+def test_faces_are_verified_in_their_category_alone_and_scores_are_written_down(shared, tmp_path, inline):
+    portraits = sorted((shared / "data" / "real" / "faces").rglob("*.jpg"))[:6]
+    for number, path in enumerate(portraits):
+        write(tmp_path / "images" / "faces" / "a" / f"{number}.jpg", path.read_bytes())
+    for kind in ("faces", "photos"):
+        write(tmp_path / "images" / kind / "b" / "patches.png", png("no face", 200, 200))
+    store = Store(tmp_path / "work")
+    want = guarded(tmp_path / "images", guard={"faces": "must"}, screen={"nsfw": "record"})
+    options = {"root": str(tmp_path / "images"), "origin": "real"}
+    done = collect(store, [want.model_copy(update={"options": options})], 0, ONE)
+    assert (done.total, done.rejected, done.unchecked) == (7, {"no-face": 1}, {})
+    params = {r["source_key"]: json.loads(r["params"]) for r in store.facts().to_pylist()}
+    assert all(0.25 <= params[f"faces/a/{n}.jpg"]["face"] <= 1 for n in range(6))
+    assert "face" not in params["photos/b/patches.png"]
+    assert all(0 <= found["nsfw"] <= 1 for found in params.values())
+    strict = guarded(tmp_path / "images", screen={"nsfw": "reject", "nsfw_limit": 0.000001}).model_copy(
+        update={"options": options}
+    )
+    assert collect(Store(tmp_path / "strict"), [strict], 0, ONE).rejected == {"nsfw": 8}
+
+
+def test_a_check_that_cannot_be_made_is_said_or_stops_everything(tmp_path, inline, monkeypatch, caplog):
+    monkeypatch.setattr(regions, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(watermark, "PACKAGE", "no_such_package")
+    root = gallery(tmp_path / "images", 3)
+    tried = guarded(root, guard={"faces": "try", "watermark": "try"}).model_copy(
+        update={"options": {"root": str(root), "origin": "real"}}
+    )
+    done = collect(Store(tmp_path / "work"), [tried], 0, ONE)
+    assert done.total == 3
+    assert done.unchecked["folder"].keys() == {"faces", "watermark"}
+    assert "pip install 'imaginet-build[guards]'" in done.unchecked["folder"]["faces"]
+    assert "folder: watermark is not checked" in caplog.text
+    for tables in ({"guard": {"faces": "must"}}, {"guard": {"watermark": "must"}}, {"screen": {"nsfw": "record"}}):
+        with pytest.raises(UsageError, match="needs no_such_package"):
+            collect(Store(tmp_path / "never"), [guarded(root, **tables)], 0, ONE)
+    assert not (tmp_path / "never").exists()
+
+
+def test_what_was_measured_on_arrival_is_written_down(zoo):
+    store, _ = zoo
+    rows = {r["source_key"]: (r, json.loads(r["params"])) for r in store.facts().to_pylist()}
+    assert rows["plain.png"][1] == {}
+    row, params = rows["rotated.jpg"]
+    assert params["decoded"] == ["upright: from EXIF orientation 6"]
+    tables = jpegfile.parse(HONEST["rotated.jpg"]).tables
+    assert [[int(text[i : i + 2], 16) for i in range(0, 128, 2)] for text in params["tables"]] == [list(t) for t in tables]
+    assert (row["quality"], len(row["qtables"])) == (90, 16)
+    assert rows["cmyk.jpg"][1]["decoded"] == ["cmyk: inks to colours"]
+    assert rows["sixteen.png"][1]["decoded"] == ["16 bits a sample: the high byte"]
+    assert rows["really a png.jpg"][1]["decoded"] == ["named .jpg, is png"]
+    assert rows["palette.png"][1]["decoded"] == ["palette: looked up"]
+    assert rows["wide.jpg"][1]["decoded"] == ["icc: to sRGB where the profile is usable and differs"]
+
+
 # --- workers that die, disks that are full ----------------------------------------------------------------------------
 
 
@@ -342,7 +541,7 @@ def test_a_file_that_kills_its_worker_is_a_reject_and_its_neighbours_are_kept(tm
     root = gallery(tmp_path / "images", 3)
     write(root / "photos" / "killer.png", png("killer", 16, 16))
     store = Store(tmp_path / "work")
-    monkeypatch.setattr(module._Arrive, "worker", property(Deadly))
+    monkeypatch.setattr(intake.Arrive, "worker", property(Deadly))
     done = collect(store, [entry(root, origin="real")], 0, ONE)
     assert (done.new, done.rejected, done.failed) == (3, {"killed-the-worker": 1}, 1)
     assert reasons(store) == {"photos/killer.png": "killed-the-worker"}
@@ -366,7 +565,7 @@ def test_a_full_disk_ends_the_run_in_words_and_refuses_no_image(tmp_path, inline
 
 
 def test_a_worker_that_dies_when_its_part_is_in_place_leaves_nothing_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(module._Arrive, "worker", property(AfterWriting))
+    monkeypatch.setattr(intake.Arrive, "worker", property(AfterWriting))
     store = Store(tmp_path / "work")
     done = collect(store, [entry(gallery(tmp_path / "images", 4), origin="real")], 0, ONE)
     assert (done.new, done.rejected) == (4, {})
@@ -411,3 +610,25 @@ def test_the_corpus_beside_the_repository_has_its_damage_named(shared, tmp_path)
     assert done.total == 40
     listed = (shared / "data" / "index.csv").read_text(encoding="utf-8", errors="replace")
     assert all(r["source_key"].partition("#")[0] in listed for r in store.facts(["source_key"]).to_pylist())
+
+
+# --- as a command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_came_what_did_not_and_why(tmp_path):
+    gallery(tmp_path / "images" / "real", 9, bad=(1,))
+    recipe = 'name = "r"\n[[collect]]\nsource = "folder"\ncategory = "photos"\ncount = 7\noptions = { root = "images" }\n'
+    write(tmp_path / "r.toml", recipe)
+    done = run("collect", "--recipe", "r.toml", "--work", "w", "--json", cwd=tmp_path, code=1)
+    document = json.loads(done.stdout)
+    assert (document["new"], document["total"], document["rejected"]) == (5, 5, {"truncated": 1})
+    (quota,) = document["availability"]
+    assert {k: quota[k] for k in ("asked", "had", "failed", "refused", "replaced", "given_up")} == {
+        "asked": 7, "had": 5, "failed": 1, "refused": 0, "replaced": 0, "given_up": 2,
+    }  # fmt: skip
+    assert (document["matching"], document["broken"], document["unchecked"]) == ([], {}, {})
+    said = run("collect", "--work", "w", cwd=tmp_path, code=1).stdout
+    assert "0 images collected, 5 in all; 1 truncated" in said
+    assert re.search(r"folder +photos +7 +5 +1 +0 +0 +2", said)
+    unknown = run("collect", "--source", "foldr", "--work", "w", cwd=tmp_path, code=2).stderr
+    assert "no source 'foldr' in manifests/sources; did you mean 'folder'?" in unknown

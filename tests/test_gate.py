@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from looks import cases_of, facts
 
-from imaginet_build.crossfit import Cases
-from imaginet_build.gate import LIMIT, MARKER_P, Marker, _fisher, decide, joint, markers, shares
+from imaginet_build.gate import LIMIT, decide, joint
+from imaginet_build.markers import MARKER_P, Marker, SelfTest, _fisher, markers, shares
 from imaginet_build.probes import Probe, probes_of
 
 NOTHING = np.empty(0)
 LOW = np.full(100, 0.51)
-
-
-def facts(rows: int, seed: int, marked: np.ndarray | None = None) -> pa.Table:
-    """Facts that one law draws for every row, whatever its label; `marked` rows carry a text chunk besides."""
-    random = np.random.default_rng(seed)
-    quality = random.integers(70, 96, rows)
-    sides = random.choice([256, 320, 384, 512, 640, 768], (2, rows))
-    metadata = np.where(random.random(rows) < 0.05, "icc", "").astype(object)
-    if marked is not None:
-        metadata[marked] = "text"
-    return pa.table(
-        {
-            "extension": random.choice(["jpg", "webp", "png"], rows).tolist(),
-            "codec": ["jpeg"] * rows,
-            "quality": pa.array(quality, pa.int32()),
-            "qtables": [f"q{q}" for q in quality],
-            "subsampling": random.choice(["4:2:0", "4:4:4"], rows).tolist(),
-            "progressive": [False] * rows,
-            "mode": ["RGB"] * rows,
-            "width": pa.array(sides[0], pa.int32()),
-            "height": pa.array(sides[1], pa.int32()),
-            "metadata": metadata.tolist(),
-        }
-    )
-
-
-def cases_of(labels: np.ndarray, groups: np.ndarray | None = None) -> Cases:
-    groups = np.arange(len(labels)) if groups is None else groups
-    return Cases(labels.astype(np.int64), groups.astype(np.int64), ("real", "synthetic"))
 
 
 @pytest.mark.parametrize("rows", [200, 1000, 3000])
@@ -130,6 +104,7 @@ def test_a_difference_within_pairs_is_refused_although_every_group_holds_both() 
         (0.60, np.r_[np.full(99, 0.53), 0.61], "refused"),
         (LIMIT, np.full(100, 0.53), "passed"),
         (None, NOTHING, "undecided"),
+        (0.52, NOTHING, "undecided"),
     ],
 )
 def test_the_verdict(value: float | None, chance: np.ndarray, verdict: str) -> None:
@@ -137,6 +112,15 @@ def test_the_verdict(value: float | None, chance: np.ndarray, verdict: str) -> N
     assert gate.verdict == verdict
     if verdict == "undecided":
         assert "undecided: 40 groups" in gate.reason
+
+
+def test_a_gate_whose_self_test_fails_passes_nothing() -> None:
+    blind = SelfTest((20, 12), ("extension",), False, ("extension of real",))
+    gate = decide(0.51, LOW, [], 32, tested=blind)
+    assert gate.verdict == "undecided"
+    assert gate.reason.startswith("undecided: 32 groups, too few to notice a marker on 20 real or 12 synthetic")
+    assert decide(0.51, LOW, [], 32, tested=replace(blind, caught=True)).verdict == "passed"
+    assert decide(0.90, LOW, [], 32, tested=blind).verdict == "refused"
 
 
 def test_a_marker_refuses_also_where_nothing_else_can_be_said() -> None:

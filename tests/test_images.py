@@ -335,7 +335,9 @@ def test_the_pixel_hash_sees_pixels_and_not_containers() -> None:
     jpeg = saved(image)
     assert images.measure(with_segment(jpeg, 0xFE, b"note")).pixel_hash == images.measure(jpeg).pixel_hash
     red, blue = Image.new("RGB", (300, 300), (76, 0, 0)), Image.new("RGB", (300, 300), (0, 0, 200))
-    assert images.measure(saved(red)).pixel_hash != images.measure(saved(blue)).pixel_hash
+    assert images.measure(saved(red, "PNG")).pixel_hash != images.measure(saved(blue, "PNG")).pixel_hash
+    brighter = image.point([min(level + 1, 255) for level in range(256)] * 3)
+    assert images.measure(saved(brighter)).pixel_hash != images.measure(jpeg).pixel_hash
 
 
 @settings(max_examples=25, deadline=None)
@@ -359,7 +361,12 @@ def test_the_matrix_route_has_pillows_bits(seed: int, width: int, height: int, n
     grey = picture(width, height, seed).convert("L")
     if noise:
         grey = Image.fromarray(random_.integers(0, 256, (height, width)).astype(np.uint8))
-    assert hashing.hashes_of(grey, fast=True) == hashing.hashes_of(grey, fast=False)
+    whole = (0.0, 0.0, float(width), float(height))
+    assert hashing.hashes_of(np.asarray(grey), whole) == hashing.hashes_of(np.asarray(grey))
+    part = (0.0, 0.5, width - 0.875, float(height))
+    small, steps = hashing._reduced(np.asarray(grey), part)
+    for size, ours in (((32, 32), small), ((9, 8), steps)):
+        assert np.array_equal(ours, np.asarray(grey.resize(size, Image.Resampling.LANCZOS, box=part)))
 
 
 def test_flat_and_symmetric_images_have_imagehashs_bits_too() -> None:
@@ -381,15 +388,30 @@ def test_flat_and_symmetric_images_have_imagehashs_bits_too() -> None:
     assert images.measure(saved(Image.new("RGB", (50, 50), (9, 9, 9)))).contrast == 0
 
 
-def test_scaled_hashes_stay_within_four_bits_of_full_ones(shared: Path) -> None:
-    paths = sorted((shared / "data").rglob("*.jpg"))[::12]
+def test_scaled_hashes_are_nearly_always_those_of_a_full_decode(shared: Path) -> None:
+    """Of the whole corpus 93 % are equal and 99.9 % within 2 bits; here a part of it, for time."""
     apart = []
-    for path in paths:
+    for path in sorted((shared / "data").rglob("*.jpg"))[::6]:
         data = path.read_bytes()
         full = imagehash.phash(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
         apart.append(images.hash_of(images.measure(data)) - full)
     assert max(apart) <= 4
-    assert sum(a == 0 for a in apart) >= 0.7 * len(apart)
+    assert sum(a <= 2 for a in apart) >= 0.99 * len(apart)
+    assert sum(a == 0 for a in apart) >= 0.9 * len(apart)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_jpeg_of_odd_size_has_the_hashes_of_the_upright_one(orientation: int) -> None:
+    """Decoded at 1/2, 407 pixels are 204 of which the last is half a pixel: it lies elsewhere in each orientation."""
+    image = picture(407, 301, seed=orientation)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = saved(image, quality=95, exif=exif)
+    facts, full = images.measure(turned), ImageOps.exif_transpose(Image.open(io.BytesIO(turned)))
+    assert (facts.width, facts.height) == full.size
+    assert images.hash_of(facts) - imagehash.phash(full) <= 2
+    assert images.int_to_hash(facts.phash_mirror) - imagehash.phash(ImageOps.mirror(full)) <= 2
+    assert images.int_to_hash(facts.dhash) - imagehash.dhash(full) <= 2
 
 
 def test_confirm_hashes_agree_for_one_picture_and_its_mirror_image() -> None:

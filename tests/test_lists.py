@@ -82,3 +82,39 @@ def test_an_index_yields_what_it_says_of_each_file(tmp_path: Path) -> None:
         {"path": "b.png", "origin": "synthetic", "content_type": "uncategorized", "generator": "sdxl", "group": None},
     ]
     assert [(u.path, u.reason) for u in unreadable] == [("c.png", "unknown-origin")]
+
+
+def test_a_line_with_too_many_fields_is_listed_and_not_lost(tmp_path: Path) -> None:
+    target = read_list(listed(tmp_path, "path,origin\na.jpg,real\nb.png,fake,and,more\nc.png,fake\n", "list.csv"))
+    assert target.table["path"].to_pylist() == ["a.jpg", "c.png"]
+    assert target.unreadable == (Unreadable("list.csv:3", "no-row", "expected 2 fields, saw 4"),)
+
+
+def test_rows_that_contradict_themselves_or_each_other_are_listed(tmp_path: Path) -> None:
+    lines = "a.jpg,0,0,4,8\na.jpg,1,0,0,0\nb.png,1,0,4,8\nc.png,1,0,0,0\nd.jpg,0,0,4,8\nc.png,1,0,0,0\n"
+    target = read_list(listed(tmp_path, lines))
+    assert target.table["path"].to_pylist() == ["c.png", "d.jpg"]
+    assert [(u.path, u.reason) for u in target.unreadable] == [
+        ("a.jpg", "contradiction"),
+        ("a.jpg", "contradiction"),
+        ("b.png", "contradiction"),
+        ("c.png", "listed-twice"),
+    ]
+
+
+def test_two_columns_of_one_meaning_that_disagree_are_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'origin' and 'label' both say origin and contradict each other in 1 rows, as row 1"):
+        read_list(listed(tmp_path, "path,origin,label\na.jpg,real,1\nb.png,fake,1\n", "list.csv"))
+    agreeing = read_list(listed(tmp_path, "path,origin,label\na.jpg,real,0\nb.png,fake,1\n", "other.csv"))
+    assert agreeing.table["origin"].to_pylist() == ["real", "synthetic"]
+
+
+def test_a_class_of_things_beside_the_origin_is_words(tmp_path: Path) -> None:
+    table = read_list(listed(tmp_path, "path,class,origin\na.jpg,dog,real\nb.png,cat,fake\n", "list.csv")).table
+    assert table["origin"].to_pylist() == ["real", "synthetic"]
+    assert table["caption"].to_pylist() == ["dog", "cat"]
+
+
+def test_groups_of_a_list_are_kept(tmp_path: Path) -> None:
+    table = read_list(listed(tmp_path, "path,origin,group\na.jpg,real,x\nb.png,fake,x\nc.png,fake,\n", "list.csv")).table
+    assert table["group"].to_pylist() == ["g:x", "g:x", "000000002"]

@@ -41,7 +41,7 @@ def words(probe: Probe) -> list[str]:
 
 def test_every_fact_of_a_file_is_a_probe() -> None:
     assert list(probes(row())) == [
-        *("extension", "codec", "mime_mismatch", "quality", "qtables", "subsampling", "progressive", "mode"),
+        *("extension", "mime", "codec", "mime_mismatch", "quality", "qtables", "subsampling", "progressive", "mode"),
         *("width", "height", "aspect", "megapixels"),
         *("exif", "xmp", "icc", "iptc", "c2pa", "text", "comment"),
         *("content_type", BYTES_PER_PIXEL),
@@ -50,7 +50,7 @@ def test_every_fact_of_a_file_is_a_probe() -> None:
 
 def test_a_list_that_names_files_knows_extensions_and_categories() -> None:
     bare = dict.fromkeys(FACTS.names) | {n: row()[n] for n in ("path", "origin", "content_type", "group", "extension")}
-    assert list(probes(bare)) == ["extension", "content_type"]
+    assert list(probes(bare)) == ["extension", "mime", "content_type"]
 
 
 def test_bytes_per_pixel_stand_beside_the_gate() -> None:

@@ -48,8 +48,28 @@ def test_a_listing_has_the_promised_columns_and_loads_nothing_heavy() -> None:
     rows, heavy = json.loads(done.stdout)
     assert heavy == []
     for row in rows:
-        assert list(row) == ["name", "adapter", "family", "bundled", "licence", "revision", "ready", "needs"]
+        assert list(row)[:8] == ["name", "adapter", "family", "bundled", "licence", "revision", "ready", "needs"]
         assert row["ready"] is (row["needs"] == [])
+
+
+def test_a_source_is_listed_with_its_terms_and_what_must_be_done_by_hand(elsewhere: Path) -> None:
+    rows = {row["name"]: row for row in catalog.listing("sources")}
+    journey = rows["journeydb"]
+    assert (journey["origin"], journey["content_type"], journey["redistribute"]) == ("synthetic", "uncategorized", False)
+    assert "Only for non-commercial research" in journey["terms"]
+    assert (journey["ready"], journey["licence_read"]) == (False, "2026-11-22")
+    assert "hf download --repo-type dataset JourneyDB/JourneyDB" in journey["needs"][0]
+    assert rows["folder"]["redistribute"] is None
+
+
+def test_a_sources_files_are_looked_for_where_the_recipe_says(elsewhere: Path) -> None:
+    card = catalog.card("sources", "lsun")
+    (why,) = catalog.missing(card, {"root": "data/progan_train.7z"})
+    assert why.startswith("there is nothing at data/progan_train.7z. Download progan_train")
+    (elsewhere / "data").mkdir()
+    (elsewhere / "data" / "progan_train.7z.001").touch()
+    assert catalog.missing(card, {"root": "data/progan_train.7z"}) == []
+    assert catalog.missing(card, {"root": "memory://anywhere"}) == []
 
 
 def test_weights_that_are_not_here_are_named_with_the_command_that_fetches_them(elsewhere: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from imaginet_build import images
 from imaginet_build.errors import UsageError
 from imaginet_build.records import Record, make_id
-from imaginet_build.report import report
+from imaginet_build.report import heat_maps, report
 from imaginet_build.reportdata import gather
 from imaginet_build.store import Store
 
@@ -232,3 +232,38 @@ def test_the_same_folder_gives_the_same_page(tmp_path: Path) -> None:
     first = report(tmp_path).read_bytes()
     assert report(tmp_path).read_bytes() == first
     assert len(first) < 500_000
+
+
+def test_the_heat_map_and_the_worst_images_of_each_leak(tmp_path: Path) -> None:
+    ids = balanced(tmp_path)
+    judged(tmp_path)
+    said = json.loads((tmp_path / "audit.json").read_text())
+    line = said["probes"][0]
+    beside = line | {"probe": "thumbnail", "gate": False, "balanced_accuracy": 0.41, "p": 0.7, "classes": 2}
+    said["probes"] += [beside, line | {"view": "equalized", "balanced_accuracy": 0.5, "gate": True, "p": 0.01, "classes": 2}]
+    said["notes"] = {"thumbnail": "should not tell"}
+    leak = {"view": "native", "probe": "extension", "value": HOSTILE, "balanced_accuracy": 0.987, "remedy": "publish"}
+    said["leaks"] = [
+        leak | {"real": 3, "synthetic": 0, "more_values": 1, "examples": [f"{ids[0]}.png", HOSTILE, "nobody.jpg"]},
+        leak | {"probe": "all", "value": None, "examples": []},
+    ]
+    (tmp_path / "audit.json").write_text(json.dumps(said))
+    content = gather(tmp_path)
+    assert [[s.id for s in worst] for worst in content.worst] == [[ids[0], ids[0], "nobody.jpg"], []]
+    assert content.worst[0][0].thumbnail
+    (origin,) = heat_maps(content.audit)
+    assert origin["columns"] == [("equalized", "all"), ("native", "all"), ("native", "photos")]
+    assert [(name, gate, [c and c["heat"] for c in cells]) for name, gate, cells in origin["rows"]] == [
+        ("extension", True, [0, 10, 10]),
+        ("thumbnail", False, [None, 0, None]),
+    ]
+    page = Page(report(tmp_path).read_text())
+    assert page.open == []
+    classes = [attrs.get("class") for _, attrs in page.tags]
+    assert "n h10" in classes
+    assert "n h0" in classes
+    assert "should not tell" in page.words
+    assert HOSTILE in page.words
+    scopes = [attrs.get("scope") for tag, attrs in page.tags if tag == "th"]
+    assert "row" in scopes
+    assert "col" in scopes

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from imaginet_build import catalog, crossfit
+from imaginet_build import bias, catalog, crossfit
 from imaginet_build.baseline import metrics
 from imaginet_build.baseline.data import Rows, folders, splits
 from imaginet_build.baseline.metrics import Figures, Floats
@@ -106,6 +106,7 @@ def evaluate(
     document["controls"] = {
         "permuted_labels": _permuted(test, items, label, scores, permutations),
         **_smoothed(test, items, judges),
+        "bias": _one_sided(test, items, judges),
     }
     if unreadable:
         document["unreadable"] = unreadable
@@ -291,6 +292,21 @@ def _smoothed(test: Rows, items: Sequence[int], judges: Sequence[_Judge]) -> dic
         called = [(j.p(_score(j.detector, _items(test, chosen, change))) >= 0.5).mean() for j in judges]
         found[name] = {"n": len(chosen), "called_synthetic": round(float(np.median(called)), 6)}
     return found
+
+
+def _one_sided(test: Rows, items: Sequence[int], judges: Sequence[_Judge]) -> Figures:
+    """How far the verdict moves when one class alone is compressed, resized or cropped: the median over the judges."""
+    chosen: list[list[int]] = []
+    for label in (0, 1):
+        mine = [i for i in items if test.label[i] == label]
+        order = random_of(test.title, f"baseline/bias {label}").permutation(len(mine))
+        chosen.append(sorted(mine[k] for k in order[: CONTROL_ROWS // 4]))
+
+    def score(these: Sequence[Item]) -> Floats:
+        return np.median([j.p(_score(j.detector, these)) for j in judges], axis=0)
+
+    found = bias.one_sided(score, *([_items(test, rows)[k] for k in range(len(rows))] for rows in chosen))
+    return found.to_json() if found else {"score": None, "what": bias.WHAT, "reason": "the test has one class only"}
 
 
 def _write(

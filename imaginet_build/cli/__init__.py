@@ -7,6 +7,7 @@ needs it, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -20,6 +21,14 @@ from imaginet_build.cli import building, judging, looking, proving
 from imaginet_build.errors import BuildError
 
 INTERRUPTED = 130
+MEND = {
+    errno.ENOSPC: "make room, or choose another disk with --work",
+    errno.EDQUOT: "make room within your quota, or choose another disk with --work",
+    errno.EROFS: "choose a place that can be written with --work",
+    errno.EACCES: "make it readable and writable for you, or choose another place with --work",
+    errno.EIO: "look after the disk",
+}
+"""Faults of the disk rather than of this program, and what to do about each."""
 
 app = typer.Typer(
     name="build-imaginet",
@@ -50,6 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader went away (`| head`): nothing more to say, and nothing to flush into a closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in MEND:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        why = os.strerror(error.errno)
+        sys.exit(_complain(f"{place}{why}. What was finished is kept: {MEND[error.errno]}, and the same command goes on", 1))
 
 
 def _complain(text: str, code: int) -> int:

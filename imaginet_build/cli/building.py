@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from imaginet_build.cli.options import (
     ListOption,
     RecipeOption,
     SetOption,
+    SketchOption,
     TrustOption,
     WorkOption,
     finish,
@@ -131,13 +131,29 @@ def collect(
         document = pipeline.forecast(session, ("collect",))
         return say(document, summaries.forecast_text(document), as_json)
     done = stages.collect(session, source, limit)
-    finish("collected", done, as_json)
+    document = done.to_json()
+    say(document, summaries.collected_text(document), as_json)
+    raise typer.Exit(1 if done.failed else 0)
 
 
 @app.command()
-def balance(recipe: RecipeOption = None, work: WorkOption = None, sets: SetOption = None, as_json: JsonOption = False) -> None:
+def balance(
+    recipe: RecipeOption = None,
+    work: WorkOption = None,
+    sets: SetOption = None,
+    sketch: SketchOption = None,
+    reject: Annotated[bool, typer.Option("--reject-contaminated", help="Leave out what a sketch holds too.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Measure every image again: do its facts say the truth?")] = False,
+    diff: Annotated[
+        Path | None, typer.Option("--diff", metavar="OTHER", help="Compare with another plan.parquet, work folder or release.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Decide which images stay: no twin, cells of equal size, groups whole, one law for both classes."""
     from imaginet_build import stages, summaries
 
-    done = stages.balance(open_session(recipe, work, sets))
+    if diff is not None:
+        difference = stages.plan_difference(open_session(recipe, work, sets), diff).to_json()
+        return say(difference, summaries.plan_difference_text(difference), as_json)
+    done = stages.balance(open_session(recipe, work, sets), sketch or (), reject, verify)
     say(done.to_json(), summaries.balance_text(done.to_json()), as_json)

@@ -1,7 +1,8 @@
-"""Commands that show: report, doctor."""
+"""Commands that show: report, sketch, doctor."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,22 @@ def report(recipe: RecipeOption = None, work: WorkOption = None, as_json: JsonOp
 
     path = stages.report(open_session(recipe, work, None))
     say({"report": str(path)}, str(path), as_json)
+
+
+@app.command()
+def sketch(
+    target: Annotated[str, typer.Argument(help="A release, a work folder, a folder of images, a list or a Hub id.")],
+    out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    name: Annotated[str | None, typer.Option(help="What the data set is called (default: the target's own name).")] = None,
+    edition: Annotated[str, typer.Option("--edition", help="Which edition of it this is: a version, a date.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Hashes of a data set in one small file, without a pixel: for `balance --sketch` and `audit --sketch`."""
+    from imaginet_build import stages, summaries
+
+    done = stages.sketch(target, out, name, edition, open_session(None, None, None))
+    say(done.to_json(), summaries.sketch_text(done.to_json()), as_json)
+    raise typer.Exit(int(bool(done.unreadable)))
 
 
 @app.command()

@@ -21,6 +21,9 @@ RecipeOption = Annotated[str | None, typer.Option("--recipe", "-r", help="A reci
 WorkOption = Annotated[Path | None, typer.Option("--work", "-w", help="The work folder (default: work/<recipe name>).")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+SketchOption = Annotated[
+    list[Path] | None, typer.Option("--sketch", metavar="FILE", help="Hashes of another data set to look for; repeatable.")
+]
 DryOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 TrustOption = Annotated[bool, typer.Option("--trust-adapters", help="Load adapters that are not installed packages.")]
 ListOption = Annotated[bool, typer.Option("--list", help="List the cards there are, and what each still needs.")]
@@ -73,11 +76,20 @@ def say_listing(rows: list[dict[str, Any]], as_json: bool) -> None:
     """Cards, and what each still needs."""
     width = max((len(row["name"]) for row in rows), default=0)
     lines = [
-        f"{row['name']:<{width}}  {'ready' if row['ready'] else 'not ready':<9}  {row['licence']}"
+        f"{row['name']:<{width}}  {'ready' if row['ready'] else 'not ready':<9}  {row['licence']}{_terms(row)}"
         + "".join(f"\n{'':<{width}}    {need}" for need in row["needs"])
         for row in rows
     ]
     say(rows, "\n".join(lines), as_json)
+
+
+def _terms(row: dict[str, Any]) -> str:
+    """What a source is, and whether its pixels may be passed on."""
+    if "redistribute" not in row:
+        return ""
+    what = " ".join(word for word in (row["origin"], row["content_type"]) if word) or "as each image says"
+    may = {True: "may be passed on", False: "may not be passed on", None: "may be passed on as each image's licence says"}
+    return f"; {what}; pixels {may[row['redistribute']]}"
 
 
 def finish(verb: str, done: Any, as_json: bool) -> None:

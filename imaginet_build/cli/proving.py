@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from imaginet_build.cli.options import JsonOption, RecipeOption, SetOption, WorkOption, open_session, say
+from imaginet_build.cli.options import JsonOption, RecipeOption, SetOption, SketchOption, WorkOption, open_session, say
 from imaginet_build.errors import GateRefused, UsageError
 
 app = typer.Typer(rich_markup_mode=None)
@@ -20,6 +20,11 @@ def audit(
     ] = None,
     real: Annotated[Path | None, typer.Option(help="A folder of real images.")] = None,
     fake: Annotated[Path | None, typer.Option(help="A folder of synthetic images.")] = None,
+    pixels: Annotated[
+        bool | None,
+        typer.Option("--pixels/--no-pixels", help="Report pixel probes beside the gate (default: yes, on a sample)."),
+    ] = None,
+    sketch: SketchOption = None,
     work: WorkOption = None,
     sets: SetOption = None,
     as_json: JsonOption = False,
@@ -30,8 +35,10 @@ def audit(
     if (real is None) != (fake is None) or (target is not None and real is not None):
         raise UsageError("give one target, or both --real DIR and --fake DIR")
     session = open_session(None, work, sets)
-    result = stages.audit_pair(real, fake, session) if real and fake else stages.audit(target, session)
-    say(result.to_json(), summaries.audit_text(result.to_json()), as_json)
+    foreign = stages.contamination([place for place in (real, fake, target) if place is not None], sketch or (), session)
+    result = stages.audit_pair(real, fake, session, pixels) if real and fake else stages.audit(target, session, pixels)
+    document = result.to_json() | {"contamination": foreign}
+    say(document, summaries.audit_text(document), as_json)
     raise typer.Exit(GateRefused.exit_code if result.refused else int(bool(result.unreadable)))
 
 

@@ -6,12 +6,14 @@ import csv
 import hashlib
 import logging
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from imaginet_build.errors import UsageError, suggest
+from imaginet_build import containers
+from imaginet_build.errors import BadImage, UsageError, suggest
 from imaginet_build.records import EXTENSIONS, ORIGINS, Found, Origin, Refusal, Want, make_id
 
 log = logging.getLogger(__name__)
@@ -30,9 +32,10 @@ class Folder:
     """A folder of images.
 
     With an index (a CSV with the columns path, origin, content_type, source, generator, licence; others are ignored, but
-    `sha256` is checked where present, and `group` and `prompt` are kept) only listed files are taken. Without one, folders
-    named real, synthetic or fake give the origin, folders named like a category the category, and the next folder below the
-    source or generator. `origin` and `category` answer before folder names do.
+    `sha256` is checked where present, and `group`, `prompt` and `date` are kept) only listed files are taken. Without one,
+    folders named real, synthetic or fake give the origin, folders named like a category the category, and the next folder below
+    the source or generator. `origin` and `category` answer before folder names do. `stratum`: the index's column that divides
+    the images, or `/` for the folder each lies in.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Folder:
         index: str | None = None,
         origin: Origin | None = None,
         category: str | None = None,
+        stratum: str | None = None,
         categories: tuple[str, ...] = ("photos", "paintings", "faces", "uncategorized"),
     ) -> None:
         self.root = Path(root)
@@ -55,6 +59,7 @@ class Folder:
             raise UsageError(f"no index {self.index}: leave `index` out to take the folder as it lies")
         self.origin: Origin | None = origin
         self.category = category
+        self.stratum = stratum
         self.categories = frozenset(categories)
 
     def find(self, want: Want) -> Iterator[Found | Refusal]:
@@ -65,8 +70,18 @@ class Folder:
                 continue
             if isinstance(found, Refusal):
                 yield found
-            elif want.category is None or found.category == want.category:
+            elif want.category in (None, found.category) and want.stratum in (None, found.stratum):
                 yield self._read(found)
+
+    def strata(self, want: Want) -> dict[str, int]:
+        """The strata of `want.category`, with how many files are listed in each; nothing is opened."""
+        if self.stratum is None:
+            raise UsageError(
+                f'{self.root} is not divided: give `stratum`, a column of its index, or "/" for the folder each image lies in'
+            )
+        listed = self._indexed() if self.index.is_file() else self._lying_there()
+        found = [f for f in listed if isinstance(f, Found) and want.category in (None, f.category)]
+        return dict(Counter(f.stratum for f in found if f.stratum is not None))
 
     def _lying_there(self) -> Iterator[Found | Refusal]:
         """The files by their places; `data` is filled in when one is read."""
@@ -81,11 +96,11 @@ class Folder:
             for name in sorted(names):
                 place = (Path(folder) / name).relative_to(self.root).as_posix()
                 key = _printable(place)
-                extension = key.rpartition(".")[2].lower()
+                extension = Path(key).suffix[1:].lower()
                 if name.startswith("."):
                     continue
-                if extension not in EXTENSIONS:
-                    others[extension] += 1
+                if extension not in EXTENSIONS and (extension or not _begins_like_an_image(Path(folder) / name)):
+                    others[f".{extension}" if extension else "without an extension"] += 1
                 elif key != place:
                     yield Refusal("name-not-utf8", f"{key}: rename it, its name is not UTF-8", key)
                 else:
@@ -94,7 +109,7 @@ class Folder:
             key = _printable(os.path.relpath(error.filename, self.root))
             yield Refusal("unreadable", f"{key}: {error.strerror}", key)
         if others:
-            kinds = ", ".join(f"{count} .{kind}" for kind, count in sorted(others.items()))
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
             log.info("%s: passed over files that are not images by name: %s", self.root, kinds)
 
     def _by_place(self, key: str) -> Found:
@@ -114,7 +129,12 @@ class Folder:
             category=category or "uncategorized",
             generator=(maker or self.root.resolve().name) if origin == "synthetic" else None,
             source=maker or self.root.resolve().name,
+            stratum=self._folder_of(key),
         )
+
+    def _folder_of(self, key: str) -> str | None:
+        """The name of the folder a file lies in, where that is what divides the images."""
+        return (PurePosixPath(key).parent.name or ".") if self.stratum == "/" else None
 
     def _indexed(self) -> Iterator[Found | Refusal]:
         seen: set[str] = set()
@@ -122,6 +142,7 @@ class Folder:
         with self.index.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             rows = csv.DictReader(file)
             missing = {"path", "origin"} - set(rows.fieldnames or ())
+            missing |= {self.stratum} - {"/", None, *(rows.fieldnames or ())} if self.stratum else set()
             if missing:
                 raise UsageError(
                     f"{self.index}: no column {', '.join(sorted(missing))}; it has {', '.join(rows.fieldnames or ())}"
@@ -163,6 +184,8 @@ class Folder:
             group=row.get("group") or None,
             prompt=row.get("prompt") or None,
             sha256=row.get("sha256") or None,
+            stratum=self._folder_of(key) if self.stratum == "/" else (row.get(self.stratum or "") or None),
+            date=row.get("date") or None,
         )
 
     def _read(self, found: Found) -> Found | Refusal:
@@ -186,6 +209,20 @@ class Folder:
         if found.sha256 and hashlib.sha256(data).hexdigest() != found.sha256.lower():
             return Refusal("checksum", f"{key} is not the file that {self.index.name} describes", key)
         return replace(found, data=data)
+
+
+def _begins_like_an_image(path: Path) -> bool:
+    """Whether a file whose name promises nothing is an image all the same."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return False
+        with path.open("rb") as file:
+            containers.sniff(file.read(512))
+    except BadImage:
+        return False
+    except OSError:
+        pass  # it is looked at like the others, and refused for its reason
+    return True
 
 
 def _printable(place: str) -> str:

@@ -76,11 +76,20 @@ def test_what_the_recipe_says_comes_before_what_folders_are_called(tmp_path):
 
 
 def test_files_that_promise_no_image_are_passed_over_and_counted(tmp_path, caplog):
-    for key in ("a.png", "b.txt", "c.txt", ".hidden.png", ".git/d.png", "README"):
+    for key in ("a.png", "b.txt", "c.txt", ".hidden.png", ".git/d.png"):
         write(tmp_path / key, PNG)
     with caplog.at_level("INFO"):
         assert set(find(tmp_path, origin="real")) == {"a.png"}
     assert "2 .txt" in caplog.text
+
+
+def test_a_file_without_an_extension_is_taken_by_what_it_is(tmp_path, caplog):
+    caplog.set_level("INFO")
+    write(tmp_path / "camera ünï" / "noext", PNG)
+    write(tmp_path / "camera ünï" / "README", b"words")
+    write(tmp_path / "camera ünï" / "empty", b"")
+    assert find(tmp_path).keys() == {"camera ünï/noext"}
+    assert "2 without an extension" in caplog.text
 
 
 def test_links_and_odd_files_are_refused_with_a_reason(tmp_path):
@@ -298,3 +307,35 @@ def test_an_index_may_have_another_name(tmp_path):
     write(tmp_path / "index.csv", "nonsense")
     write(tmp_path / "list.csv", "path,origin\na.png,real\n")
     assert set(find(tmp_path, index="list.csv")) == {"a.png"}
+
+
+# --- strata and dates ----------------------------------------------------------------------------------------------------
+
+
+def test_folders_or_a_column_of_the_index_divide_the_images(tmp_path):
+    for place in ("real/photos/cats/1.png", "real/photos/cats/2.png", "real/photos/dogs/3.png", "real/faces/x/4.png"):
+        write(tmp_path / "tree" / place, PNG)
+    source = Folder(str(tmp_path / "tree"), stratum="/")
+    assert source.strata(want()) == {"cats": 2, "dogs": 1, "x": 1}
+    assert source.strata(want(category="photos")) == {"cats": 2, "dogs": 1}
+    cats = list(source.find(Want("folder", "photos", 0, frozenset(), "cats")))
+    assert sorted((found.source_key, found.stratum) for found in cats) == [
+        ("real/photos/cats/1.png", "cats"), ("real/photos/cats/2.png", "cats"),
+    ]  # fmt: skip
+    rows = ["path,origin,breed,date", "a.png,real,tabby,2019-05-01", "b.png,real,,", "c.png,real,tabby,"]
+    write(tmp_path / "listed" / "index.csv", "\n".join(rows))
+    for name in "abc":
+        write(tmp_path / "listed" / f"{name}.png", PNG)
+    listed = Folder(str(tmp_path / "listed"), stratum="breed")
+    assert listed.strata(want()) == {"tabby": 2}
+    found = {f.source_key: f for f in listed.find(want())}
+    assert (found["a.png"].date, found["b.png"].date, found["b.png"].stratum) == ("2019-05-01", None, None)
+
+
+def test_a_folder_that_is_not_divided_says_how_to(tmp_path):
+    write(tmp_path / "a.png", PNG)
+    with pytest.raises(UsageError, match='is not divided: give `stratum`, a column of its index, or "/"'):
+        Folder(str(tmp_path)).strata(want())
+    write(tmp_path / "index.csv", "path,origin\na.png,real\n")
+    with pytest.raises(UsageError, match="no column breed"):
+        list(Folder(str(tmp_path), stratum="breed").find(want()))

@@ -29,7 +29,7 @@ from imaginet_build.collect import collect
 from imaginet_build.collectors import hub
 from imaginet_build.collectors.hub import Hub
 from imaginet_build.engine import Pool
-from imaginet_build.errors import BuildError, MissingExtra, UsageError
+from imaginet_build.errors import MissingExtra, UsageError
 from imaginet_build.recipe import Collect
 from imaginet_build.records import Found, Refusal, Want
 from imaginet_build.store import Store
@@ -38,7 +38,8 @@ datasets = pytest.importorskip("datasets")
 
 ROWS = 12
 IMAGES = [jpeg(f"hub {n}", 64, 48) if n % 3 else png(f"hub {n}", 64, 48) for n in range(ROWS)]
-NAMES = [f"default/train/{n}{'.jpg' if n % 3 else '.png'}" for n in range(ROWS)]
+SHARDS = 3
+NAMES = [f"default/train/{n // 4}/{n % 4}{'.jpg' if n % 3 else '.png'}" for n in range(ROWS)]
 
 
 def want(have: set[str] = frozenset(), category: str | None = None) -> Want:
@@ -57,7 +58,7 @@ def reasons(found: dict[str, Found | Refusal]) -> dict[str, str]:
     return {key: item.reason for key, item in found.items() if isinstance(item, Refusal)}
 
 
-def parquet(root: Path, shards: int = 3, images: list | None = None, **columns) -> Path:
+def parquet(root: Path, shards: int = SHARDS, images: list | None = None, **columns) -> Path:
     """A data set of several Parquet files whose image column has the Hub's own type."""
     images = IMAGES if images is None else images
     values = [
@@ -174,6 +175,11 @@ def test_origin_comes_from_the_card_and_classes_may_then_name_generators(photos)
     }  # fmt: skip
 
 
+def test_a_card_may_name_the_one_generator_of_all(photos):
+    assert {item.generator for item in find(photos, origin="synthetic", generator="dalle3").values()} == {"dalle3"}
+    assert {item.generator for item in find(photos, generator="dalle3").values()} == {None}, "real images have none"
+
+
 def test_a_class_that_nobody_explained_is_refused_with_the_way_out(photos):
     found = find(photos, label="kind", labels={"sdxl": "sdxl"})
     assert set(reasons(found).values()) == {"unknown-label"}
@@ -252,12 +258,52 @@ def test_what_is_here_already_is_not_delivered_again(photos, settings, here):
     assert rest == {name: whole[name] for n, name in enumerate(names) if n not in here}
 
 
-def test_a_run_of_rows_at_the_start_is_skipped_and_not_read(photos, monkeypatch):
-    skipped = []
-    skip = datasets.IterableDataset.skip
+def test_a_shard_that_is_here_is_not_opened_and_a_run_of_rows_at_the_start_of_one_is_skipped(photos, monkeypatch):
+    """How long a shard is, its Parquet file says at its end: a few bytes in place of the whole."""
+    skipped, opened = [], []
+    skip, shard = datasets.IterableDataset.skip, datasets.IterableDataset.shard
     monkeypatch.setattr(datasets.IterableDataset, "skip", lambda stream, n: skipped.append(n) or skip(stream, n))
-    assert list(find(photos, want({*NAMES[:5], NAMES[8]}))) == [*NAMES[5:8], *NAMES[9:]]
-    assert skipped == [5]
+    monkeypatch.setattr(datasets.IterableDataset, "shard", lambda stream, n, i: opened.append(i) or shard(stream, n, i))
+    assert list(find(photos, want({*NAMES[:6], NAMES[8]}))) == [*NAMES[6:8], *NAMES[9:]]
+    assert (opened, skipped) == ([1, 2], [2, 1])
+
+
+# --- the seed ----------------------------------------------------------------------------------------------------------
+
+
+def order(root: Path, seed: int, have: set[str] = frozenset(), count: int = 5, **settings) -> list[str]:
+    asked = Want("hub", None, seed, frozenset(have), count=count)
+    return [item.source_key for item in Hub(str(root), origin="real", **settings).find(asked)]
+
+
+def test_the_seed_decides_which_rows_come_first_and_nothing_else_does(photos):
+    orders = {seed: order(photos, seed) for seed in range(6)}
+    assert all(sorted(names) == sorted(NAMES) for names in orders.values())
+    assert len({tuple(names[:5]) for names in orders.values()}) > 3
+    assert orders[3] == order(photos, 3)
+    assert len({names[0].split("/")[2] for names in orders.values()}) > 1, "shards come in the seed's order too"
+
+
+@pytest.mark.parametrize("settings", [{}, {"key": "name"}], ids=["by row", "by key"])
+def test_what_is_here_does_not_change_the_order_of_the_rest(photos, settings, monkeypatch):
+    monkeypatch.setattr("imaginet_build.collectors.streams.WINDOW", 2)
+    whole = order(photos, 1, **settings)
+    for here in (whole[:5], whole[2:4], whole[::2], whole[-3:]):
+        assert order(photos, 1, set(here), **settings) == [name for name in whole if name not in here]
+
+
+def test_a_set_that_is_sorted_by_class_does_not_give_its_first_class_alone(tmp_path, monkeypatch):
+    parquet(
+        tmp_path, 1, [jpeg(f"sorted {n}", 16, 16) for n in range(40)], kind=(datasets.Value("string"), ["a"] * 20 + ["b"] * 20)
+    )
+    taken = {int(name.rpartition("/")[2].partition(".")[0]) for name in order(tmp_path, 0)[:20]}
+    assert 4 <= len({n for n in taken if n < 20}) <= 16
+
+
+def test_the_window_is_bounded_in_bytes_too(photos, monkeypatch):
+    monkeypatch.setattr("imaginet_build.collectors.streams.WINDOW_BYTES", 0)
+    drawn = order(photos, 1)
+    assert [n for n in drawn if n.startswith("default/train/0/")] == NAMES[:4], "nothing is held, so each row is given at once"
 
 
 def card(name: str, text: str) -> None:
@@ -275,44 +321,36 @@ def held(store: Store) -> dict[str, bytes]:
     return {row["source_key"]: data[row["id"]] for row in rows}
 
 
-def test_a_quota_takes_the_first_rows_that_can_be_read(tmp_path, monkeypatch, inline):
+def test_a_quota_takes_the_first_rows_of_the_seeds_order_that_can_be_read(tmp_path, monkeypatch, inline):
     monkeypatch.chdir(tmp_path)
-    parquet(tmp_path / "set", images=[b"rotten", None, *IMAGES[2:]])
+    first = order(parquet(tmp_path / "whole"), 0)
+    images = list(IMAGES)
+    for name, rotten in zip(first[:2], (b"rotten", None), strict=True):
+        images[NAMES.index(name)] = rotten
+    parquet(tmp_path / "set", images=images)
     card("mine", CARD + 'origin = "real"\n')
     entry = Collect(source="mine", count=4, options={"dataset": str(tmp_path / "set")})
     store = Store(tmp_path / "work")
     done = collect(store, [entry], 0, Pool(workers=1))
-    assert (done.new, done.rejected) == (4, {"no-bytes": 1, "not-an-image": 1})
-    assert held(store) == dict(zip(NAMES[2:6], IMAGES[2:6], strict=True))
-    assert set(store.facts(["extension"])["extension"].to_pylist()) == {"jpg", "png"}
+    kept = held(store)
+    assert (done.new, set(done.rejected)) == (4, {"no-bytes", "not-an-image"})
+    assert all(data == IMAGES[NAMES.index(name)] for name, data in kept.items())
     assert collect(store, [entry], 0, Pool(workers=1)).new == 0
+    assert set(store.facts(["extension"])["extension"].to_pylist()) <= {"jpg", "png"}
 
 
-def test_a_stream_that_dies_half_way_keeps_what_was_finished_and_goes_on_later(tmp_path, monkeypatch, inline):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("imaginet_build.collect.SEGMENT_IMAGES", 2)
-    monkeypatch.setattr(engine, "run", one_at_a_time)
+def test_a_stream_that_dies_half_way_is_one_refusal_and_the_rest_goes_on(tmp_path):
+    """Here, where the file is damaged, the other shards are read; over a network they would come over the same line."""
     shard = parquet(tmp_path / "set") / "data" / "train-00001-of-00003.parquet"
     shutil.copy(shard, tmp_path / "whole")
     shard.write_bytes(b"half a file" * 100)
-    card("mine", CARD + 'origin = "real"\n')
-    entry, store = Collect(source="mine", options={"dataset": str(tmp_path / "set")}), Store(tmp_path / "work")
-    with pytest.raises(
-        BuildError, match=r"broke off at row 4 .*What was finished is kept: run the same command again"
-    ) as error:
-        collect(store, [entry], 0, Pool(workers=1))
-    assert not isinstance(error.value, UsageError)
-    assert held(store) == dict(zip(NAMES[:4], IMAGES[:4], strict=True))
+    found = find(tmp_path / "set")
+    assert reasons(found) == {"default/train/1": "unreadable"}
+    assert "broke off at row default/train/1/0" in found["default/train/1"].detail
+    assert [name for name in found if name in NAMES] == [*NAMES[:4], *NAMES[8:]]
     shutil.copy(tmp_path / "whole", shard)
-    assert collect(store, [entry], 0, Pool(workers=1)).new == ROWS - 4
-    assert held(store) == dict(zip(NAMES, IMAGES, strict=True))
-
-
-def one_at_a_time(factory, tasks, pool, hold=None):
-    """The engine without its processes, lazily: a task is taken when the one before it is done."""
-    worker = factory()
-    for task in tasks:
-        yield engine.Outcome(task, worker(task))
+    rest = find(tmp_path / "set", want({*NAMES[:4], *NAMES[8:], "default/train/1"}))
+    assert {name: item.data for name, item in rest.items()} == dict(zip(NAMES[4:8], IMAGES[4:8], strict=True))
 
 
 def test_a_local_copy_has_the_names_of_the_data_set_it_stands_for(photos, tmp_path, monkeypatch, inline):
@@ -348,7 +386,10 @@ def test_a_release_of_our_own_can_be_collected_back(quickstart, tmp_path):
     ("settings", "words"),
     [
         ({"image": "imge"}, r"image: no column 'imge'; did you mean 'image'\?.*It has image, name, caption"),
-        ({"caption": "captoin", "key": "nme"}, r"caption: no column 'captoin'; did you mean 'caption'\?; key: no column 'nme'"),
+        (
+            {"caption": "captoin", "key": "nme"},
+            r"key: no column 'nme'.*; caption: no column 'captoin'; did you mean 'caption'\?",
+        ),
         ({"split": "test"}, "cannot be read: Bad split: test. Available splits: .'train'"),
         ({"config": "other"}, "cannot be read: BuilderConfig 'other' not found"),
         ({"label": "kind", "labels": {"sdlx": "sdxl"}}, "labels: no class 'sdlx' in the column 'kind'; did you mean 'sdxl'"),
@@ -403,6 +444,8 @@ class StandIn(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     root: Path
+    cut = ""
+    """Files of this name are answered with fewer bytes than announced."""
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
@@ -434,7 +477,9 @@ class StandIn(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(body)
+            short = self.cut and self.cut in self.path and "resolve" in self.path
+            self.wfile.write(body[: len(body) // 2] if short else body)
+            self.close_connection = bool(short)
 
     def log_message(self, *words: object) -> None:
         """Quiet."""
@@ -447,7 +492,8 @@ from imaginet_build.records import Want
 logging.basicConfig(format="%(message)s")
 read = {}
 for name, revision in (("rows", None), ("files", sys.argv[1])):
-    found = Hub(f"lab/{name}", revision=revision, origin="real").find(Want("hub", None, 0, frozenset({"default/train/0.png"})))
+    have = frozenset({"default/train/0.png", "default/train/0/0.png"})
+    found = Hub(f"lab/{name}", revision=revision, origin="real").find(Want("hub", None, 0, have))
     read[name] = {item.source_key: hashlib.sha256(item.data).hexdigest() for item in found}
 print(json.dumps(read))
 """
@@ -469,8 +515,49 @@ def test_a_data_set_of_the_hub_is_streamed_at_one_commit_byte_for_byte(tmp_path)
     assert done.returncode == 0, done.stderr
     digests = [hashlib.sha256(data).hexdigest() for data in IMAGES]
     assert json.loads(done.stdout) == {
-        "rows": dict(zip(NAMES[1:], digests[1:], strict=True)),
+        "rows": {name: digest for name, digest in zip(NAMES, digests, strict=True) if name != "default/train/0/0.png"},
         "files": {f"default/train/{n}.png": digests[n] for n in range(1, 4)},
     }
     assert f'lab/rows: reading commit {COMMIT}; to stay at it, write revision = "{COMMIT}"' in done.stderr
     assert "lab/files: reading" not in done.stderr
+
+
+def test_a_stream_from_the_hub_that_dies_half_way_goes_on_later_without_duplicate_or_gap(tmp_path):
+    """The true clients against a server that cuts every answer for one shard short, and later does not."""
+    parquet(tmp_path / "hub" / "rows")
+    cut = type("Cut", (StandIn,), {"root": tmp_path / "hub", "cut": "train-00001"})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), cut) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "cache")}
+        here: list[str] = []
+        answers = []
+        for cut.cut in ("train-00001", ""):
+            done = subprocess.run(
+                [sys.executable, "-c", GOES_ON, COMMIT, json.dumps(here)], env=os.environ | place | {"HF_HUB_DISABLE_XET": "1"},
+                capture_output=True, text=True, timeout=120, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            answers.append(json.loads(done.stdout))
+            here += [name for name, reason in answers[-1] if reason is None]
+        server.shutdown()
+    assert "the stream broke off at row default/train/1/0" in answers[0][-1][1]
+    assert "run the same command again to go on from there" in answers[0][-1][1]
+    assert [reason for _, reason in answers[1] if reason] == []
+    assert sorted(here) == sorted(NAMES)
+
+
+GOES_ON = """
+import json, sys, time
+time.sleep = lambda seconds: None  # the clients try for minutes, with pauses that grow
+from imaginet_build.collectors.hub import Hub
+from imaginet_build.errors import BuildError
+from imaginet_build.records import Refusal, Want
+found = Hub("lab/rows", revision=sys.argv[1], origin="real").find(Want("hub", None, 0, frozenset(json.loads(sys.argv[2]))))
+answers = []
+try:
+    for item in found:
+        answers.append((item.source_key, item.reason if isinstance(item, Refusal) else None))
+except BuildError as error:
+    answers.append((None, str(error)))
+print(json.dumps(answers))
+"""

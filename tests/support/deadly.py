@@ -22,12 +22,12 @@ class Deadly:
         for item in segment:
             if hashlib.sha256(getattr(item, "data", b"")).hexdigest() == os.environ["KILLER_SHA256"]:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return self.arrive._arrive(segment)
+        return self.arrive.arrive(segment)
 
 
 class AfterWriting(Deadly):
     """Killed every time the part is in place and the answer is not yet given."""
 
     def work(self, segment: Any) -> Any:
-        self.arrive._arrive(segment)
+        self.arrive.arrive(segment)
         os.kill(os.getpid(), signal.SIGKILL)

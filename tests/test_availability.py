@@ -1,0 +1,178 @@
+"""The ledger: quotas are met past dead links, stratum by stratum, and it says what was asked, had, replaced and given up."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from inline import Inline, Interrupted
+from listed import cards
+
+from imaginet_build import availability, engine
+from imaginet_build import collect as module
+from imaginet_build.collect import Collected, collect, spread
+from imaginet_build.engine import Pool
+from imaginet_build.errors import UsageError
+from imaginet_build.recipe import Collect
+from imaginet_build.store import Store
+
+ONE = Pool(workers=1)
+NO_SHRINK = (Phase.explicit, Phase.reuse, Phase.generate)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    cards(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine, "run", Inline())
+    return tmp_path
+
+
+def entry(wanted: int | None, over: object = None, **options: object) -> Collect:
+    return Collect.model_validate(
+        {"source": "listed", "category": "photos", "count": wanted, "strata": over, "options": options}
+    )
+
+
+def run(work: Path, *entries: Collect, seed: int = 3) -> Collected:
+    return collect(Store(work), entries, seed, ONE, trust=True)
+
+
+def ledger(work: Path) -> list[dict]:
+    return pq.read_table(work / availability.NAME).to_pylist()
+
+
+def timeless(rows: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if key != "when"} for row in rows]
+
+
+DEAD = tuple(random.Random(0).sample(range(100), 40))
+
+
+def test_with_two_links_of_five_dead_the_quota_is_met_exactly_and_the_report_is_exact(place: Path) -> None:
+    done = run(place / "work", entry(50, count=100, dead=DEAD))
+    (total,) = done.availability
+    lines = ledger(place / "work")
+    assert (done.total, total.asked, total.had, total.given_up) == (50, 50, 50, 0)
+    assert total.failed == total.replaced == done.rejected["dead-link"] == done.failed
+    # The first fifty in the seeded order were asked for; each dead one points at the spare that stands for it.
+    assert [line["place"] for line in lines] == list(range(50 + total.replaced))
+    assert [line["asked"] for line in lines] == ["asked"] * 50 + ["spare"] * total.replaced
+    replaced = [line["replaced_by"] for line in lines if line["outcome"] == "failed"]
+    assert replaced == [line["source_key"] for line in lines if line["asked"] == "spare"]
+    assert all((line["outcome"] == "failed") == (int(line["source_key"][3:7]) in DEAD) for line in lines)
+    assert {line["reason"] for line in lines} == {None, "dead-link"}
+    assert all(line["when"].endswith("Z") and len(line["when"]) == 20 for line in lines)
+    assert total.first is not None
+    assert total.last is not None
+    assert total.first <= total.last
+
+
+def test_a_dead_link_is_replaced_by_one_of_its_own_stratum(place: Path) -> None:
+    done = run(place / "work", entry(60, "even", count=120, dead=tuple(range(0, 120, 4)), strata=3))
+    kept = Counter(row["source_key"][:2] for row in Store(place / "work").facts(["source_key"]).to_pylist())
+    assert kept == {"s0": 20, "s1": 20, "s2": 20}
+    assert [(t.stratum, t.asked, t.had, t.given_up) for t in done.availability] == [(f"s{n}", 20, 20, 0) for n in range(3)]
+    for line in ledger(place / "work"):
+        assert line["source_key"].startswith(line["stratum"])
+        assert line["replaced_by"] is None or line["replaced_by"].startswith(line["stratum"])
+
+
+def test_strata_can_be_named_with_their_quotas_and_a_collector_need_not_filter(place: Path) -> None:
+    for filters in (True, False):
+        options = {"count": 90, "dead": [1, 2, 3], "strata": 3, "filters": filters}
+        done = run(place / f"work{filters}", entry(None, {"s2": 7, "s0": 2}, **options))
+        assert [(t.stratum, t.asked, t.had) for t in done.availability] == [("s2", 7, 7), ("s0", 2, 2)]
+    sets = [Store(place / f"work{f}").facts(["source_key"])["source_key"].to_pylist() for f in (True, False)]
+    assert sorted(sets[0]) == sorted(sets[1])
+
+
+def test_a_stratum_that_runs_out_is_given_up_and_said(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    done = run(place / "work", entry(None, {"s0": 5, "s1": 5}, count=12, dead=tuple(range(0, 12, 2)), strata=2))
+    assert [(t.stratum, t.had, t.failed, t.replaced, t.given_up) for t in done.availability] == [
+        ("s0", 0, 6, 1, 5), ("s1", 5, 0, 0, 0),
+    ]  # fmt: skip
+    (last,) = [line for line in ledger(place / "work") if line["outcome"] == "given-up"]
+    assert (last["stratum"], last["count"], last["reason"]) == ("s0", 5, "the source has no more")
+    assert "listed, s0: asked for 5, the source has 0 that can be used" in caplog.text
+
+
+def test_a_source_that_cannot_list_its_strata_says_what_to_write(place: Path) -> None:
+    with pytest.raises(UsageError, match="cannot list its strata beforehand: name them"):
+        run(place / "work", Collect.model_validate({"source": "wild", "count": 5, "strata": "even"}))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.text("abc", max_size=3), st.integers(1, 30), max_size=8), st.integers(0, 120), st.integers(0, 3))
+def test_a_count_is_spread_as_evenly_as_the_strata_allow(listed: dict[str, int], count: int, seed: int) -> None:
+    shares = spread(listed, count, seed)
+    assert sum(shares.values()) == min(count, sum(listed.values()))
+    assert all(0 < share <= listed[name] for name, share in shares.items())
+    # Who got fewer than another had no more to give, or lost the odd one by lot.
+    for low, most in listed.items():
+        if shares.get(low, 0) < most:
+            assert all(share <= shares.get(low, 0) + 1 for share in shares.values())
+
+
+@settings(max_examples=10, deadline=None, phases=NO_SHRINK, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_the_ledger_is_the_same_whatever_was_interrupted_but_for_its_times(place, tmp_path_factory, monkeypatch, data):
+    dead = tuple(data.draw(st.sets(st.integers(0, 39), max_size=25)))
+    count, strata = data.draw(st.integers(1, 30)), data.draw(st.sampled_from([None, "even"]))
+    want = entry(count, strata, count=40, dead=dead, strata=3, filters=data.draw(st.booleans()))
+    monkeypatch.setattr(module, "SEGMENT_IMAGES", data.draw(st.integers(1, 6)))
+    works = tmp_path_factory.mktemp("ledger")
+    monkeypatch.setattr(engine, "run", Inline())
+    calm = run(works / "calm", want)
+    for attempt in range(60):
+        patience = data.draw(st.integers(0, 3)) if attempt < 8 else None
+        monkeypatch.setattr(engine, "run", Inline(attempt, patience))
+        try:
+            stormy = run(works / "stormy", want)
+            break
+        except Interrupted:
+            continue
+    assert timeless(ledger(works / "stormy")) == timeless(ledger(works / "calm"))
+    sums = [
+        [{k: v for k, v in t.to_json().items() if k not in ("first", "last")} for t in d.availability] for d in (calm, stormy)
+    ]
+    assert sums[0] == sums[1]
+    assert Store(works / "stormy").facts().equals(Store(works / "calm").facts())
+
+
+def test_times_stand_in_the_ledger_and_nowhere_else(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, time in (("early", "2020-01-01T00:00:00Z"), ("late", "2030-01-01T00:00:00Z")):
+        monkeypatch.setattr(availability, "now", lambda time=time: time)
+        run(place / name, entry(8, count=20, dead=(1, 2, 3)))
+    early, late = Store(place / "early"), Store(place / "late")
+    assert early.facts().equals(late.facts())
+    assert early.rejects().equals(late.rejects())
+    files = [sorted(p.name for p in (place / n).rglob("*.parquet")) for n in ("early", "late")]
+    assert files[0] == files[1]
+    assert {line["when"] for line in ledger(place / "late")} == {"2030-01-01T00:00:00Z"}
+
+
+def test_one_source_alone_leaves_the_lines_of_the_others(place: Path) -> None:
+    first, second = entry(5, count=20), entry(4, count=21, dead=(1, 2))
+    run(place / "work", first, second)
+    whole = ledger(place / "work")
+    run(place / "work", second)
+    assert ledger(place / "work") == whole
+    (place / "work" / availability.NAME).write_bytes(b"damaged")
+    run(place / "work", first, second)
+    assert ledger(place / "work") == whole
+
+
+def test_a_work_folder_from_before_the_ledger_goes_on(place: Path) -> None:
+    run(place / "work", entry(5, count=20))
+    for path in (place / "work" / "ledger").rglob("*.parquet"):
+        path.unlink()
+    (place / "work" / availability.NAME).unlink()
+    done = run(place / "work", entry(9, count=20))
+    (total,) = done.availability
+    assert (done.total, total.asked, total.had, total.given_up) == (9, 9, 9, 0)

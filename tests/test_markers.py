@@ -1,0 +1,95 @@
+"""The search for markers: a value that one class carries is found however few groups carry it, and chance is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from looks import cases_of, facts
+from scipy.stats import fisher_exact
+
+from imaginet_build.markers import MARKER_P, _stratified, markers, self_test
+from imaginet_build.probes import Probe, probes_of
+
+FACTS = ("extension", "quality", "qtables", "subsampling", "width", "exif", "software")
+
+
+def planted(probes: list[Probe], name: str, rows: np.ndarray) -> list[Probe]:
+    """`probes`, where `rows` carry a value of `name` that no other row has; a new fact stands on these alone."""
+    held = {p.name: p for p in probes}
+    nothing = np.zeros(len(probes[0].codes), np.int64)
+    old = held.get(name, Probe(name, nothing, False, nothing, ("none",)))
+    values = old.values.copy()
+    values[rows] = len(old.names)
+    held[name] = replace(old, values=values, names=(*old.names, "planted"))
+    return list(held.values())
+
+
+@pytest.mark.parametrize("fact", FACTS)
+@pytest.mark.parametrize(("rows", "label"), [(120, 1), (600, 0), (2600, 1)])
+def test_a_marker_on_two_percent_or_25_groups_is_caught_whatever_the_fact(fact: str, rows: int, label: int) -> None:
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        cases = cases_of(random.permutation(np.arange(rows) % 2))
+        mine = np.flatnonzero(cases.labels == label)
+        marked = random.choice(mine, max(25, -(-len(mine) // 50)), replace=False)
+        found = markers(planted(probes_of(facts(rows, seed)), fact, marked), cases)
+        assert (fact, "planted") in {(m.probe, m.value) for m in found}
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_marker_on_one_row_of_each_of_25_groups_is_caught(label: int) -> None:
+    """Eight crops of each photograph, one of them marked: a share of an eighth, and still nobody else has it."""
+    groups = np.repeat(np.arange(400), 8)
+    cases = cases_of(groups % 2, groups)
+    marked = np.flatnonzero(cases.labels == label)[::8][:25]
+    found = markers(planted(probes_of(facts(3200, 1)), "exif", marked), cases)
+    assert [(m.probe, m.value, max(m.real, m.synthetic)) for m in found] == [("exif", "planted", 25)]
+
+
+def test_many_rows_in_a_group_meet_many_values_and_mark_nothing() -> None:
+    """Groups of four and of thirty rows, mixed in both classes unevenly: presence is compared among equals only."""
+    false = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        size = np.r_[np.full(60, 4), np.full(20, 30), np.full(20, 4), np.full(40, 30)]
+        label = np.repeat([0, 1], [80, 60])
+        order = random.permutation(140)
+        groups = np.repeat(np.arange(140), size[order])
+        cases = cases_of(label[order][groups], groups)
+        false += bool(markers(probes_of(facts(len(groups), seed)), cases))
+    assert false <= 60 * MARKER_P * 3
+
+
+@pytest.mark.parametrize(("real", "synthetic"), [(0, 12), (3, 9), (30, 1)])
+def test_one_stratum_is_fishers_test(real: int, synthetic: int) -> None:
+    expected = fisher_exact([[real, 40 - real], [synthetic, 60 - synthetic]]).pvalue
+    assert _stratified(np.array([[real, synthetic]]), np.array([[40, 60]]))[1] == pytest.approx(expected)
+
+
+def test_strata_add_up_exactly_and_far_out_nearly_so() -> None:
+    carry, total = np.array([[3, 9], [10, 2], [4, 4]]), np.array([[20, 30], [15, 15], [10, 10]])
+    random = np.random.default_rng(0)
+    drawn = sum(random.hypergeometric(c.sum(), n.sum() - c.sum(), n[0], 40_000) for c, n in zip(carry, total, strict=True))
+    law = np.bincount(drawn) / 40_000
+    expected = law[law <= law[carry[:, 0].sum()]].sum()
+    assert _stratified(carry, total)[1] == pytest.approx(expected, abs=0.02)
+    large = _stratified(np.array([[30_000, 30_300]]), np.array([[100_000, 100_000]]))[1]
+    assert large == pytest.approx(fisher_exact([[30_000, 70_000], [30_300, 69_700]]).pvalue, rel=0.05)
+
+
+def test_the_self_test_finds_its_own_marker_in_either_class() -> None:
+    cases = cases_of(np.arange(3000) % 2)
+    tested = self_test(probes_of(facts(3000, 2)), cases)
+    assert (tested.caught, tested.missed, tested.groups) == (True, (), (30, 30))
+    assert len(tested.facts) == 3
+
+
+def test_the_self_test_says_so_where_nothing_could_be_found() -> None:
+    """Thousands of one class and twelve of the other: the twelve could all lack a marker by chance."""
+    cases = cases_of((np.arange(2000) < 12).astype(int))
+    tested = self_test(probes_of(facts(2000, 2)), cases)
+    assert not tested.caught
+    assert tested.groups == (40, 12)
+    assert {missed.rpartition(" ")[2] for missed in tested.missed} == {"real"}

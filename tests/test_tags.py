@@ -1,0 +1,76 @@
+"""What metadata says in words, read from headers; wild metadata says nothing and breaks nothing."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from PIL import Image, ImageCms, PngImagePlugin
+
+from imaginet_build import images
+from imaginet_build.facts import Looked, measure
+from imaginet_build.tags import tags_of
+
+IMAGE = Image.linear_gradient("L").convert("RGB")
+
+
+def saved(codec: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    IMAGE.save(out, codec, **options)
+    return out.getvalue()
+
+
+def exif(**tags: str) -> bytes:
+    held = Image.Exif()
+    for name, number in (("make", 271), ("model", 272), ("software", 305)):
+        if name in tags:
+            held[number] = tags[name]
+    return held.tobytes()
+
+
+def tags(data: bytes) -> dict[str, str]:
+    return tags_of(data, images.measure(data).metadata)
+
+
+@pytest.mark.parametrize("codec", ["JPEG", "WEBP", "PNG"])
+def test_camera_and_software_from_exif(codec: str) -> None:
+    data = saved(codec, exif=exif(make="Canon", model="EOS 5D", software="Adobe Photoshop 21"))
+    assert tags(data) == {"camera": "Canon EOS 5D", "software": "Adobe Photoshop 21"}
+
+
+def test_the_keys_of_text_chunks_and_the_software_among_them() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", "masterpiece, best quality")
+    info.add_text("Software", "ComfyUI")
+    assert tags(saved("PNG", pnginfo=info)) == {"software": "ComfyUI", "text_keys": "Software+parameters"}
+
+
+def test_profile_comment_and_xmp() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    found = tags(saved("JPEG", icc_profile=profile, comment=b"CREATOR: gd-jpeg v1.0"))
+    assert found["software"] == "CREATOR: gd-jpeg v1.0"
+    assert "sRGB" in found["icc_profile"]
+    xmp = b'<x:xmpmeta><rdf:Description xmp:CreatorTool="Midjourney"/></x:xmpmeta>'
+    assert tags(saved("JPEG", xmp=xmp))["software"] == "Midjourney"
+
+
+def test_a_bare_file_says_nothing() -> None:
+    assert tags(saved("PNG")) == {}
+    looked = measure(saved("PNG"))
+    assert isinstance(looked, Looked)
+    assert looked.tags == {}
+
+
+@pytest.mark.parametrize("tiff", [b"II*\0\xff\xff\xff\xff", bytes(200), b"MM\0*\0\0\0\x08\xff\xff"])
+def test_wild_metadata_says_nothing_and_breaks_nothing(tiff: bytes) -> None:
+    payload = b"Exif\0\0" + tiff
+    plain = saved("JPEG")
+    data = plain[:2] + b"\xff\xe1" + (len(payload) + 2).to_bytes(2, "big") + payload + plain[2:]
+    assert "camera" not in tags_of(data, ("exif",))
+    assert tags_of(b"\xff\xd8\xff nothing", ("exif", "icc", "xmp", "c2pa")) == {}
+
+
+def test_what_is_written_is_short_and_printable() -> None:
+    found = tags(saved("JPEG", exif=exif(software="a\tb\n" + "x" * 500)))
+    assert found["software"].startswith("a b x")
+    assert len(found["software"]) == 60
