@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from imaginet_build import cards
 from imaginet_build.errors import BadImage, UsageError
 from imaginet_build.pixel_probes import PIXEL_PROBES, pixel_facts
 from imaginet_build.records import EXTENSIONS, ORIGINS, Facts, Refusal, seed_of
@@ -198,6 +199,8 @@ class Growing:
         row["content_type"] = "uncategorized"
         row |= known
         row["group"] = row.get("group") or f"pixels:{facts.pixel_hash}"
+        if row.get("generator") and not row.get("family"):
+            row["family"] = cards.taxonomy().family_of(str(row["generator"]))
         if looked is not None:
             row |= looked.pixels
         self.rows.append(row)
