@@ -37,7 +37,7 @@ test: $(VENV)/.dev
 	$(BIN)/pytest -m 'not prove and not slow' --numprocesses 2
 
 prove: $(VENV)/.dev
-	$(BIN)/pytest -m 'prove or slow'
+	$(BIN)/pytest -m 'prove or slow' --numprocesses 2 --dist loadfile --durations 0
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench
