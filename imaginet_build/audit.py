@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from imaginet_build.facts import Map, Target
-from imaginet_build.findings import ALL, AuditResult, Leak, Row, Skipped, write
+from imaginet_build.findings import AuditResult, Leak, Row, Skipped, write
 from imaginet_build.gate import LIMIT, PERMUTATIONS, Gate, decide, joint
 from imaginet_build.leaks import leaks_of
 from imaginet_build.markers import markers, self_test
 from imaginet_build.pixel_probes import EXPECTED
 from imaginet_build.probe_tables import RELABELINGS, TRACKS, View, select
+from imaginet_build.probes import ALL
 from imaginet_build.targets import read, read_pair
 
 __all__ = ["ALL", "AuditResult", "Leak", "Row", "Skipped", "audit", "audit_facts", "audit_folders", "write"]
@@ -66,10 +67,10 @@ def audit_facts(target: Target, *, limit: float = LIMIT, permutations: int = PER
         for track in TRACKS:
             lines += view.lines(track, skipped)
         _, cases = view.cases("origin", ALL, [])
-        found = markers(view.markable(), cases)
+        found = markers(view.markable(), cases, view.parts())
         if verdict is None:
             value, chance = joint([p for p in view.probes if p.gate], cases, permutations)
-            tested = self_test(view.markable(), cases)
+            tested = self_test(view.markable(), cases, view.parts())
             verdict = decide(value, chance, found, int(cases.groups.max()) + 1, limit, tested)
             lines = [_with_p(r, value, chance) if _is_gate(r, name) else r for r in lines]
         leaks += leaks_of(view, lines, found, limit, target.command)

@@ -4,11 +4,16 @@ Each segment of `collect` leaves its lines beside its part, under `ledger/`; `av
 whose image is a row or a reject, so that a killed run cannot make it wrong. A stream is one quota: an entry of the recipe, or
 one stratum of it. An image's `place` is its place in the stream; the images past the quota are the spares, and the k-th that
 could not be had is replaced by the k-th spare. Times stand here and nowhere else.
+
+What could not be had for a passing reason may be asked for again (`forget`): its place is then spent, and it comes anew, at the
+end of its stream.
 """
 
 from __future__ import annotations
 
 import datetime
+import re
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,12 +23,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imaginet_build.records import table_of
+from imaginet_build.records import make_id, table_of
 from imaginet_build.store import Store, StoreError, written
 
 NAME = "availability.parquet"
 HAD, FAILED, REFUSED, PASSED_OVER, GIVEN_UP = "had", "failed", "refused", "passed-over", "given-up"
 """Outcomes: it is a row; it could not be had; a rule refused it; another candidate matched better; nothing was left to take."""
+
+PASSING = frozenset(
+    {
+        "unreachable", "timeout", "dropped", "cut-short", "tls", "no-network", "no-name-server", "robots-unreachable",
+        "http-408", "http-425", "http-429", "truncated", "damaged", "missing", "missing-part", "unreadable",
+    }
+)  # fmt: skip
+"""Why something could not be had that may be there another time: a server or a line that is down, a file that is not whole or
+not here yet. So are all answers 5xx (`passes`)."""
 
 _LINE = [
     pa.field("stream", pa.string(), nullable=False),
@@ -36,7 +50,7 @@ _LINE = [
     pa.field("when", pa.string()),
 ]
 LINES = pa.schema(_LINE)
-"""What a segment writes down. `when`: UTC, ISO 8601, seconds."""
+"""What a segment writes down. `when`: UTC, ISO 8601, seconds. A line without an id is a place that is spent."""
 
 SCHEMA = pa.schema(
     [
@@ -71,7 +85,8 @@ class Quota:
 @dataclass(frozen=True, slots=True)
 class Availability:
     """One stream's sum. `asked`: images wanted; `had`: images there are; `failed`: could not be had; `refused`: by a rule;
-    `replaced`: of these, how many a spare stands for; `given_up`: wanted images that nothing stands for."""
+    `replaced`: of these, how many a spare stands for; `given_up`: wanted images that nothing stands for; `may_come_back`: where
+    some are given up, how many failed for a reason that passes. Where everything is asked for, what a rule refuses was not."""
 
     source: str
     category: str | None
@@ -85,6 +100,7 @@ class Availability:
     given_up: int
     first: str | None
     last: str | None
+    may_come_back: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The sum as `collect --json` prints it."""
@@ -111,9 +127,26 @@ def lines(store: Store) -> list[dict[str, Any]]:
         except (pa.ArrowException, OSError) as error:
             raise StoreError(f"{path} cannot be read ({error}): delete it and run the same command again") from error
         for row in rows:
-            if row["id"] not in found or row["when"] >= found[row["id"]]["when"]:
-                found[row["id"]] = row
-    return sorted(found.values(), key=lambda row: (row["stream"], row["place"], row["id"]))
+            name = row["id"] or f"{row['stream']} {row['place']}"
+            if name not in found or (row["when"], row["place"]) >= (found[name]["when"], found[name]["place"]):
+                found[name] = row
+    return sorted(found.values(), key=lambda row: (row["stream"], row["place"], row["id"] or ""))
+
+
+def passes(reason: str | None) -> bool:
+    """Whether what was refused for this reason may be had another time."""
+    return reason is not None and (reason in PASSING or re.fullmatch("http-5[0-9][0-9]", reason) is not None)
+
+
+def forget(store: Store, ids: Collection[str], stage: str) -> None:
+    """Take back refusals, so that the next call asks again for what was refused; whatever is done again takes a new place.
+
+    Killed in between, some are still refused and the others are asked for by any later call.
+    """
+    spent = [dict(line) | {"id": None, "source_key": None} for line in lines(store) if line["id"] in ids]
+    if spent:
+        write_lines(store, make_id("spent", [[line["stream"], line["place"]] for line in spent]), spent)
+    store.forget_rejects(stage, ids)
 
 
 class Places:
@@ -124,7 +157,8 @@ class Places:
     """
 
     def __init__(self, lines: Iterable[Mapping[str, Any]], stream: str, done: Collection[str]) -> None:
-        self.taken = {line["place"] for line in lines if line["stream"] == stream and line["id"] in done}
+        own = [line for line in lines if line["stream"] == stream]
+        self.taken = {line["place"] for line in own if line["id"] is None or line["id"] in done}
         self.highest = max(self.taken, default=-1)
         self.at = self._free(0)
 
@@ -152,13 +186,16 @@ def put_together(
     `reasons`: id -> reason of every reject; `kept`: ids of the rows. Streams that are not among `quotas` keep their lines.
     """
     by_stream: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    spent: dict[str, list[int]] = defaultdict(list)
     for line in lines(store):
-        if line["id"] in kept or line["id"] in reasons:
+        if line["id"] is None:
+            spent[line["stream"]].append(line["place"])
+        elif line["id"] in kept or line["id"] in reasons:
             by_stream[line["stream"]].append(line)
     rows: list[dict[str, Any]] = []
     sums = []
     for quota in quotas:
-        own = list(_outcomes(by_stream.get(quota.stream, []), quota, reasons, by_rule))
+        own = list(_outcomes(by_stream[quota.stream], quota, reasons, by_rule, spent[quota.stream]))
         total = _sum(own, quota)
         rows += own
         if total.given_up and quota.count is not None:
@@ -183,17 +220,23 @@ def _read(path: Path) -> pa.Table | None:
 
 
 def _outcomes(
-    own: Sequence[Mapping[str, Any]], quota: Quota, reasons: Mapping[str, str], by_rule: Collection[str]
+    own: Sequence[Mapping[str, Any]],
+    quota: Quota,
+    reasons: Mapping[str, str],
+    by_rule: Collection[str],
+    spent: Collection[int],
 ) -> Iterator[dict[str, Any]]:
     asked = quota.candidates or quota.count
-    by_place = {line["place"]: line["source_key"] for line in own}
+    void = sorted(set(spent) - {line["place"] for line in own})
+    at = {line["place"]: line["place"] - bisect_left(void, line["place"]) for line in own}  # as if no place had been spent
+    by_place = {at[line["place"]]: line["source_key"] for line in own}
     missed = 0
     for line in sorted(own, key=lambda line: (line["place"], line["id"])):
         reason = reasons.get(line["id"])
         outcome = (
             HAD if reason is None else PASSED_OVER if reason == "not-matched" else REFUSED if reason in by_rule else FAILED
         )
-        spare = asked is not None and line["place"] >= asked
+        spare = asked is not None and at[line["place"]] >= asked
         replaced_by = None
         if outcome in (FAILED, REFUSED) and asked is not None:
             replaced_by = by_place.get(asked + missed)
@@ -209,21 +252,23 @@ def _outcomes(
 
 def _sum(rows: Sequence[Mapping[str, Any]], quota: Quota) -> Availability:
     counts = {word: sum(row["outcome"] == word for row in rows) for word in (HAD, FAILED, REFUSED, PASSED_OVER)}
-    asked = len(rows) if quota.count is None else quota.count
+    had = max(counts[HAD], quota.held)
+    asked = had + counts[FAILED] if quota.count is None else quota.count
     times = [row["when"] for row in rows if row["when"]]
     return Availability(
         source=quota.source,
         category=quota.category,
         stratum=quota.stratum,
         asked=asked,
-        had=max(counts[HAD], quota.held),
+        had=had,
         failed=counts[FAILED],
         refused=counts[REFUSED],
         passed_over=counts[PASSED_OVER],
         replaced=sum(row["replaced_by"] is not None for row in rows),
-        given_up=max(0, asked - max(counts[HAD], quota.held)),
+        given_up=max(0, asked - had),
         first=min(times, default=None),
         last=max(times, default=None),
+        may_come_back=sum(passes(row["reason"]) for row in rows) if asked > had else 0,
     )
 
 

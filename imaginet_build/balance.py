@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from imaginet_build import (
     cells,
@@ -32,7 +33,7 @@ from imaginet_build.errors import UsageError, suggest
 from imaginet_build.pool import COLUMNS, Flags, Pool, Rows, names, screen
 from imaginet_build.recipe import Balance, Equalize
 from imaginet_build.records import ORIGINS, SPLITS
-from imaginet_build.shortfall import Maker, Shopping
+from imaginet_build.shortfall import Shopping
 from imaginet_build.store import Store, write_text
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,9 @@ LARGE = 0.1
 
 _RANK = {None: 0, "blank": -1}
 """Of twins the one that may enter stays, and blank images resemble everything: they are nobody's twin."""
+
+NEEDED = ("width", "height", "nbytes", "sha256", "pixel_hash", "phash", "phash_mirror")
+"""Facts without which nothing can be decided of an image."""
 
 Event = dict[str, Any]
 
@@ -90,7 +94,7 @@ def balance(store: Store, settings: Balance, law: Equalize, seed: int) -> Balanc
     split. Images of one category do not move those of another, unless they resemble each other, share a group, or too few JPEGs
     make a law of their own. Raises `UsageError` where there is nothing to balance, and for settings that contradict each other.
     """
-    table = store.facts(COLUMNS)
+    table = _facts(store)
     _refuse_nothing(store, table, settings)
     _vanished(store, table)
     held = heldout.flags(table, settings)
@@ -99,7 +103,7 @@ def balance(store: Store, settings: Balance, law: Equalize, seed: int) -> Balanc
     made_from = planfile.provenance(pool, settings, law, seed)
     sides = _sides(law, pool)
     least = screen(pool, settings.screen, sides)
-    foreign = resemblance.contaminated(store, table, settings.sketches, radius)
+    foreign = resemblance.contaminated(store, table, settings.sketches, radius, settings.memory_mb * 2**20)
     if settings.contaminated == "reject":
         _drop_contaminated(pool, foreign)
     rank = np.array([_RANK.get(reason, 1) for reason in pool.reason.tolist()], dtype=np.int64)
@@ -144,6 +148,38 @@ def _refuse_nothing(store: Store, table: pa.Table, settings: Balance) -> None:
         for name in listed:
             if name not in known:
                 log.warning("balance.%s names '%s', and no image is by it%s", key, name, suggest(name, known))
+
+
+def _facts(store: Store) -> pa.Table:
+    try:
+        table = store.facts(COLUMNS)
+    except ValueError:
+        # A fact that must be there is not: say whose.
+        for path in store.parts():
+            _refuse_impossible(pq.read_table(path, columns=["id", *NEEDED]))
+        raise
+    _refuse_impossible(table)
+    return table
+
+
+def _refuse_impossible(table: pa.Table) -> None:
+    """Facts that no image can have: the part that holds them was not written by collect or generate, or is damaged."""
+    for name in NEEDED:
+        column = table[name]
+        wrong = pc.is_null(column)
+        if name in ("width", "height", "nbytes"):
+            wrong = pc.or_(wrong, pc.fill_null(pc.less_equal(column, 0), True))
+        elif pa.types.is_string(column.type):
+            wrong = pc.or_(wrong, pc.fill_null(pc.equal(column, ""), True))
+        rows = table.filter(wrong)
+        if rows.num_rows:
+            value = rows[name][0].as_py()
+            raise UsageError(
+                f"the facts of image {rows['id'][0].as_py()} are impossible: its {name} is "
+                f"{'missing' if value in (None, '') else value}"
+                f"{f' (and {rows.num_rows - 1:,} images more)' if rows.num_rows > 1 else ''}; remove the part that holds "
+                "it and run build-imaginet collect or generate again"
+            )
 
 
 def _vanished(store: Store, table: pa.Table) -> None:
@@ -256,20 +292,35 @@ def _account(pool: Pool, candidates: Candidates, settings: Balance, least: Mappi
         (c, o, m): Counter(reason or cells.KEPT for reason in pool.reason[rows].tolist())
         for (c, o, m), rows in everyone.items()
     }
-    asked = cells.asked({name: reasons[cells.KEPT] + reasons[SURPLUS] for name, reasons in found.items()}, settings)
+    usable = {name: reasons[cells.KEPT] + reasons[SURPLUS] for name, reasons in found.items()}
+    asked = cells.asked(usable, settings)
     missing = {name[0] for name, n in asked.items() if found.get(name, Counter())[cells.KEPT] < n}
     if settings.sizes or settings.aspects:
         missing = {name[0] for name in asked}
-    some = np.flatnonzero(np.isin(candidates.category, sorted(missing)))
-    short = {name: n for name, n in asked.items() if name[0] in missing}
-    shopping = shortfall.cheapest(candidates.take(some), settings, short, seed) if missing else Shopping({}, {})
+    some = candidates.take(np.flatnonzero(np.isin(candidates.category, sorted(missing))))
+    totals = shortfall.totals(some, settings, least) if settings.per_cell == "max" else {}
+    wanted = cells.asked(usable, settings, {category: n for category, n in totals.items() if n is not None})
+    short = {name: n for name, n in wanted.items() if name[0] in missing}
+    endless = {category for category, n in totals.items() if n is None}
+    shopping = shortfall.cheapest(some, settings, short, seed, least, endless) if missing else Shopping({}, {})
     add = tuple(cells.additions(shopping, least, settings))
-    return tuple(cells.account(found, asked, shopping, add)), add, tuple(_buckets(pool, settings, asked, add, least))
+    largest = {
+        (c, o, m): int(pool.short[rows].max())
+        for (c, o, m), rows in everyone.items()
+        if not usable[c, o, m] and found[c, o, m]["too-small"]
+    }
+    tied = candidates.category[np.isin(candidates.group, _several(candidates.group))]
+    ground = cells.Ground(found, asked, shopping, add, least, largest, frozenset(tied.tolist()), frozenset(endless))
+    return tuple(cells.account(ground, settings)), add, tuple(_buckets(pool, settings, ground))
 
 
-def _buckets(
-    pool: Pool, settings: Balance, asked: Mapping[Maker, int], add: tuple[Addition, ...], least: Mapping[str, int]
-) -> Iterator[Bucket]:
+def _several(group: Rows) -> Rows:
+    """Groups of more than one image."""
+    known, count = np.unique(group, return_counts=True)
+    return known[count > 1]
+
+
+def _buckets(pool: Pool, settings: Balance, ground: cells.Ground) -> Iterator[Bucket]:
     kept = np.flatnonzero(pool.stays)
     shape = strata.shapes(pool.width[kept], pool.height[kept])
     places = strata.wished(pool.short[kept], shape, settings.sizes, settings.aspects)
@@ -278,7 +329,7 @@ def _buckets(
         names = sorted(shares, key=int) if unit else sorted(shares)
         rows = zip(pool.category[kept].tolist(), pool.origin[kept].tolist(), place.tolist(), strict=True)
         counts = Counter((category, origin, names[at]) for category, origin, at in rows if at >= 0)
-        yield from cells.buckets(counts, asked, shares, unit, add, least)
+        yield from cells.buckets(counts, ground, shares, unit)
 
 
 def _summary(

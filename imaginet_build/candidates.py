@@ -61,26 +61,41 @@ class Candidates:
             report |= {"before": matching.distances(space, first), "after": matching.distances(space, picked)}
         write_text(self.choice_path, json.dumps({"chosen": sorted(chosen), "report": report}, indent=1, ensure_ascii=False))
 
-    def move(self, source: str) -> int:
-        """Carry the choice out: the chosen become rows of the work folder, the others rejects. How many rows are new."""
+    def move(self, source: str, most: int) -> int:
+        """Carry the choice out: the chosen become rows of the work folder, at most `most` of them now, the others rejects.
+
+        What is chosen and not yet moved waits for the next call. How many rows are new.
+        """
         if not self.is_chosen():
             return 0
         choice = json.loads(self.choice_path.read_text(encoding="utf-8"))
         chosen = choice["chosen"]
-        matching.write(self.main.root, self.stream, choice["report"])
         facts = {row["id"]: row for row in self.store.facts().to_pylist()}
-        before = self.main.ids(STAGE)
-        name = make_id("candidates", self.stream, chosen)
-        availability.write_lines(self.main, name, availability.lines(self.store))
+        here = set(self.main.facts(["id"])["id"].to_pylist())
+        left = [name for name in chosen if name not in here]
+        if len(left) == len(chosen):
+            self._tell(chosen, choice["report"], facts, source)
+        now = set(left[: max(0, most)])
+        for start in range(0, len(chosen), _AT_ONCE):
+            # The same parts for whoever moves the same images.
+            if ids := [name for name in chosen[start : start + _AT_ONCE] if name in now]:
+                self._part(ids, facts)
+        if len(now) == len(left):
+            with suppress(FileNotFoundError):  # another process over the same work folder was quicker
+                shutil.rmtree(self.store.root)
+        return len(now)
+
+    def _tell(self, chosen: Sequence[str], report: Mapping[str, Any], facts: Mapping[str, Any], source: str) -> None:
+        """Before the first of the chosen moves: the report, the ledger's lines, and why the others do not come."""
+        if report["candidates"] or self.stream not in matching.read(self.main.root):
+            matching.write(self.main.root, self.stream, report)
         rejects = self.store.rejects().to_pylist()
         rejects += [_passed_over(facts[i], source) for i in sorted(facts.keys() - set(chosen))]
+        name = make_id("candidates", self.stream, chosen, [row["id"] for row in rejects])
+        if lines := availability.lines(self.store):
+            availability.write_lines(self.main, name, lines)
         if rejects:
             self.main.write_rejects(STAGE, name, rejects)
-        for start in range(0, len(chosen), _AT_ONCE):
-            self._part(chosen[start : start + _AT_ONCE], facts)
-        with suppress(FileNotFoundError):  # another process over the same work folder was quicker
-            shutil.rmtree(self.store.root)
-        return len(set(chosen) - before)
 
     def _part(self, ids: Sequence[str], facts: Mapping[str, Mapping[str, object]]) -> None:
         rows = [{field: facts[name][field] for field in FACT_SCHEMA.names} for name in ids]

@@ -287,6 +287,7 @@ def wishes_of(
         np.bincount(maker[images.held], minlength=len(known)).astype(np.int64),
         np.array([settings.sizes[side] for side in sorted(settings.sizes, key=int)]),
         np.array([settings.aspects[shape] for shape in sorted(settings.aspects)]),
+        np.array([origin == "real" and not settings.sources for _, origin, _ in known], dtype=bool),
     )
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from imaginet_build import arrival, availability, catalog, engine, matching, rules, subjects
+from imaginet_build import arrival, availability, catalog, engine, matching, quotas, rules, subjects
 from imaginet_build.arrival import Terms
 from imaginet_build.availability import Availability
 from imaginet_build.candidates import Candidates
@@ -22,8 +22,9 @@ from imaginet_build.collectors import Collector
 from imaginet_build.errors import UsageError
 from imaginet_build.guards import REASONS
 from imaginet_build.intake import STAGE, Arrive, Arrived, Segment
+from imaginet_build.quotas import Stream
 from imaginet_build.recipe import Collect, Generate
-from imaginet_build.records import EXTENSIONS, Found, Refusal, Want, make_id
+from imaginet_build.records import EXTENSIONS, Found, Refusal, Want
 from imaginet_build.store import Store, StoreError
 
 log = logging.getLogger(__name__)
@@ -62,25 +63,6 @@ class Collected:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stream:
-    """One quota of one source: `count` images of a category and a stratum (None: all there are)."""
-
-    want: Collect
-    terms: Terms
-    collector: Collector
-    stratum: str | None
-    count: int | None
-
-    @property
-    def name(self) -> str:
-        return make_id("stream", self.terms.source, self.terms.scope, self.want.category, self.stratum)
-
-    @property
-    def title(self) -> str:
-        return self.terms.source if self.stratum is None else f"{self.terms.source}, {self.stratum}"
-
-
 def collect(
     store: Store,
     wants: Sequence[Collect],
@@ -88,6 +70,8 @@ def collect(
     pool: engine.Pool,
     *,
     generate: Sequence[Generate] = (),
+    limit: int | None = None,
+    retry: bool = False,
     trust: bool = False,
     progress: engine.Progress = engine.silent,
 ) -> Collected:
@@ -95,8 +79,10 @@ def collect(
 
     The set of images depends on the recipe and its seed alone: a quota takes the first that can be read in the source's seeded
     order, whatever was interrupted. Entries that match come last and take what is nearest to what `generate` orders and to the
-    synthetic images that are here. A source that fails half-way ends alone. Raises `UsageError` for a source that is not there
-    or a check that must be made and cannot, `StoreError` for a full disk.
+    synthetic images that are here. `limit`: at most so many of each entry in this call; the set in the end is the same.
+    `retry`: ask again for what was refused for a reason that passes (`availability.PASSING`). A source that fails half-way ends
+    alone. Raises `UsageError` for a source that is not there or a check that must be made and cannot, `StoreError` for a full
+    disk.
     """
     made = _told_apart([(want, *_build(want, trust, store.root / "cards.lock")) for want in wants])
     unchecked = {terms.source: missing for _, terms, _ in made if (missing := arrival.unchecked(terms))}
@@ -105,12 +91,18 @@ def collect(
             log.warning("%s: %s is not checked: %s", source, check, why)
     for want in wants:
         subjects.check(want.match.text if want.match else subjects.OFF)
-    streams = [stream for entry in made for stream in _streams(*entry, seed)]
+    streams = [stream for entry in made for stream in quotas.streams(*entry, seed, limit)]
     streams.sort(key=lambda stream: stream.want.match is not None)
+    for stream in streams if retry else ():
+        waiting = Candidates(store, stream.name)
+        for place in [store] if waiting.is_chosen() else [store, waiting.store]:
+            availability.forget(place, _passing(place, stream.terms), STAGE)
     run = _Run(store, seed, pool, progress)
     for stream in streams:
         if stream.want.match is None:
             run.take(stream)
+        elif limit is not None and (first := run.cut_short(stream, streams)):
+            log.warning("%s: it matches what %s gives, and is chosen once that is here without --limit", stream.title, first)
         else:
             run.take_matching(stream, generate, trust)
     return run.end(streams, unchecked)
@@ -118,6 +110,11 @@ def collect(
 
 def _build(want: Collect, trust: bool, lock: Path) -> tuple[Terms, Collector]:
     card = catalog.card("sources", want.source)
+    if "revision" in want.options:
+        raise UsageError(
+            f"[[collect]] {want.source}: a revision stands in the card, not in options; for one data set of the Hub write "
+            'source = "hub" and dataset = "OWNER/NAME@COMMIT"'
+        )
     # A copy in a folder is what it is; of a data set on the Hub the first use records the commit, and later ones keep to it.
     revision = None if "root" in want.options else catalog.resolve(card, lock)
     collector: Collector = catalog.build(card, trust=trust, revision=revision, **want.options)
@@ -158,40 +155,6 @@ def _told_apart(made: list[Made]) -> list[Made]:
     return apart
 
 
-def _streams(want: Collect, terms: Terms, collector: Collector, seed: int) -> list[_Stream]:
-    """The quotas of one entry. Raises `UsageError` where the source cannot say what `even` would divide."""
-    if want.strata is None:
-        return [_Stream(want, terms, collector, None, want.count)]
-    shares: Mapping[str, int]
-    if isinstance(want.strata, dict):
-        # A limit for this call alone may be less than the strata's sum.
-        shares = want.strata if want.count is None else spread(want.strata, want.count, seed)
-    else:
-        lists = getattr(collector, "strata", None)
-        if lists is None:
-            raise UsageError(
-                f"{terms.source} cannot list its strata beforehand: name them, as in strata = {{cats = 50, dogs = 50}}"
-            )
-        listed = {name: count for name, count in lists(Want(terms.source, want.category, seed)).items() if count > 0}
-        shares = spread(listed, want.count or 0, seed)
-        if not shares:
-            raise UsageError(f"{terms.source} lists no stratum{f' of {want.category}' if want.category else ''}")
-    return [_Stream(want, terms, collector, name, count) for name, count in shares.items()]
-
-
-def spread(listed: Mapping[str, int], count: int, seed: int) -> dict[str, int]:
-    """`count` images over strata as evenly as what is listed allows; a hash of seed and name says who gets an odd one."""
-    left = min(count, sum(listed.values()))
-    level = 0
-    while (open_ones := [name for name in listed if listed[name] > level]) and left >= len(open_ones):
-        # As many full rounds as the smallest of the open strata can take part in.
-        rounds = min(left // len(open_ones), min(listed[name] for name in open_ones) - level)
-        level, left = level + rounds, left - rounds * len(open_ones)
-    odd = sorted(open_ones, key=lambda name: make_id(seed, name))[:left]
-    shares = {name: min(listed[name], level) + (name in odd) for name in sorted(listed)}
-    return {name: share for name, share in shares.items() if share}
-
-
 class _Known:
     """What the work folder holds of each source: key -> (category, stratum), and the keys that were refused."""
 
@@ -213,6 +176,12 @@ class _Known:
         return self._made[name]
 
 
+def _passing(store: Store, terms: Terms) -> set[str]:
+    """What was refused of one source for a reason that passes."""
+    rows = [row for row in store.rejects().to_pylist() if row["stage"] == STAGE and availability.passes(row["reason"])]
+    return {row["id"] for row in rows if row["source_key"] is not None and terms.id_of(row["source_key"]) == row["id"]}
+
+
 def _stratum(params: str) -> str | None:
     return json.loads(params).get("stratum") if '"stratum"' in params else None
 
@@ -227,13 +196,13 @@ class _Run:
         self.broken: dict[str, str] = {}
         self.places: dict[str, availability.Places] = {}
 
-    def held(self, stream: _Stream) -> int:
+    def held(self, stream: Stream) -> int:
         """How many images there are that count for a stream's quota."""
         kept, _ = self.known.of(stream.terms)
         wanted = stream.want.category
         return sum(wanted in (None, c) and stream.stratum in (None, s) for c, s in kept.values())
 
-    def take(self, stream: _Stream, count: int | None = None, passed: frozenset[str] = frozenset()) -> None:
+    def take(self, stream: Stream, count: int | None = None, passed: frozenset[str] = frozenset()) -> None:
         """Fill one stream's quota (or `count`) from its source; `passed` are keys that need not be looked at."""
         want, terms = stream.want, stream.terms
         quota = stream.count if count is None else count
@@ -279,46 +248,62 @@ class _Run:
             reason = "killed-the-worker" if alone.fatal else "failed"
             yield alone.value or arrive.give_up(alone.task, reason, alone.error or "no answer")
 
-    def take_matching(self, stream: _Stream, generate: Sequence[Generate], trust: bool) -> None:
+    def cut_short(self, stream: Stream, streams: Sequence[Stream]) -> str:
+        """The first source of synthetic images that the limit keeps from being whole, and that a matching stream looks at."""
+        for other in streams:
+            origin = other.want.options.get("origin") or other.terms.origin
+            if other.want.match is not None or origin == "real" or other.terms.category not in (None, stream.want.category):
+                continue
+            if other.count is not None and other.count != other.full and self.held(other) >= other.count:
+                return other.title
+        return ""
+
+    def take_matching(self, stream: Stream, generate: Sequence[Generate], trust: bool) -> None:
         """Fill a quota with those of several times as many candidates that are nearest to what the generators draw."""
         match, count, category = stream.want.match, stream.count, stream.want.category
         assert match is not None
         assert count is not None
         assert category is not None
-        spool = Candidates(self.store, stream.name)
-        held = self.held(stream)
+        spool, source, full = Candidates(self.store, stream.name), stream.terms.source, stream.full or count
+        held = self._moved(spool, stream, count)
         if held < count and not spool.is_chosen():
             reference = matching.reference(self.store, generate, category, match, self.seed, trust)
             inner = _Run(spool.store, self.seed, self.pool, self.progress)
             kept, refused = self.known.of(stream.terms)
-            inner.take(stream, (count - held) * match.candidates, frozenset(kept.keys() | refused))
+            inner.take(stream, (full - held) * match.candidates, frozenset(kept.keys() | refused))
             self.broken |= inner.broken
             if inner.broken:
                 return
-            spool.choose(reference, count - held, match, {"source": stream.terms.source, "category": category})
-        fresh = spool.move(stream.terms.source)
-        self.new += fresh
-        self.known = _Known(self.store) if fresh else self.known
-        if held + fresh < count:
-            log.warning("%s: asked for %d, the source has %d that can be used", stream.title, count, held + fresh)
+            # The choice is the whole quota's, whatever the limit: so any sequence of limits ends with the same images.
+            spool.choose(reference, full - held, match, {"source": source, "category": category})
+            held = self._moved(spool, stream, count)
+        if held < count:
+            log.warning("%s: asked for %d, the source has %d that can be used", stream.title, count, held)
 
-    def end(self, streams: Sequence[_Stream], unchecked: dict[str, dict[str, str]]) -> Collected:
+    def _moved(self, spool: Candidates, stream: Stream, count: int) -> int:
+        """How many images there are for a stream's quota once those chosen have moved, as far as `count` asks for them."""
+        if spool.is_chosen():
+            self.new += spool.move(stream.terms.source, count - self.held(stream))
+            self.known = _Known(self.store)
+        return self.held(stream)
+
+    def end(self, streams: Sequence[Stream], unchecked: dict[str, dict[str, str]]) -> Collected:
         """The ledger, put together, and the sums."""
         rejects = [row for row in self.store.rejects().to_pylist() if row["stage"] == STAGE]
         counts = Counter(row["reason"] for row in rejects)
         failed = sum(count for reason, count in counts.items() if reason not in BY_RULE)
         ids = {name for path in self.store.parts(STAGE) for name in self.store.names(path)}
-        quotas = {
+        asked = {
             s.name: availability.Quota(
                 s.name, s.terms.source, s.want.category, s.stratum, s.count, self.held(s),
-                s.count * s.want.match.candidates if s.count and s.want.match else None,
+                s.full * s.want.match.candidates if s.full and s.want.match else None,
             )
             for s in streams
         }  # fmt: skip
         reasons = {row["id"]: row["reason"] for row in rejects}
-        sums = availability.put_together(self.store, list(quotas.values()), reasons, BY_RULE, ids)
+        sums = availability.put_together(self.store, list(asked.values()), reasons, BY_RULE, ids)
         reports = matching.read(self.store.root)
-        chosen = [reports[name] for name in quotas if name in reports]
+        chosen = [reports[name] for name in asked if name in reports]
         sorted_counts = dict(sorted(counts.items()))
         return Collected(self.new, len(ids), sorted_counts, failed + len(self.broken), self.broken, sums, chosen, unchecked)
 
@@ -326,7 +311,7 @@ class _Run:
 class _Answers:
     """What a collector answers, made safe: every answer checked, named once, given a place; an exception ends it, in words."""
 
-    def __init__(self, stream: _Stream, want: Want, places: availability.Places) -> None:
+    def __init__(self, stream: Stream, want: Want, places: availability.Places) -> None:
         self.stratum, self.have, self.places = stream.stratum, want.have, places
         self.broken: str | None = None
         self.seen: Counter[str] = Counter()

@@ -17,7 +17,10 @@ Confirm = Callable[[Rows, Rows], NDArray[np.bool_]]
 BUDGET = 20_000_000
 """The most pairs asked about among the rows of one hash, or of two: past it, rows that were not confirmed stay apart."""
 
-_MANY = 1 << 21
+_MANY, _FEW = 1 << 21, 1 << 16
+_EDGE = 128
+"""Bytes for an edge that is being settled."""
+
 _ASK = 1 << 18
 _log = logging.getLogger(__name__)
 
@@ -49,9 +52,10 @@ def first_rows(place: Rows, count: int) -> Rows:
 
 class Forest:
     """Edges among `n` rows as they come in. A row points at a smaller one it is connected with, or at itself, so that besides
-    one number a row only the newest edges are held (union-find, a few million edges at a time)."""
+    one number a row only the newest edges are held (union-find, a few million edges at a time, fewer in little `memory`)."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, memory: int | None = None) -> None:
+        self._most = _MANY if memory is None else min(_MANY, max(memory // _EDGE, _FEW))
         self._parent: Rows = np.arange(n, dtype=np.int64)
         self._edges: list[Rows] = []
         self._count = 0
@@ -62,7 +66,7 @@ class Forest:
         if len(edges):
             self._edges.append(edges)
             self._count += len(edges)
-            if self._count > _MANY:
+            if self._count > self._most:
                 self._settle()
 
     def name(self, rows: Rows, smallest: Rows) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,10 @@ Closer = Callable[[Rows, bool], Hashes]
 FORMAT = 1
 EXAMPLES = 10
 PAIRS = 20_000_000
-"""Candidate pairs that are looked at; more means that hundreds of images on either side share one hash."""
+"""Near pairs of distinct hashes that are held in memory."""
+
+LOOKS = 4_000_000_000
+"""Pairs of images that are compared at most, unless the radius is 0: some minutes."""
 
 SCHEMA = pa.schema(
     [
@@ -166,12 +169,15 @@ def hashed(table: pa.Table) -> Hashed:
     return Hashed(table["path"].to_pylist(), sha256, pixels, phash, mirror, scaled, blank, closer)
 
 
-def report(own: Hashed, sketches: Sequence[Sketch], radius: int) -> list[Contamination]:
-    """What each of `sketches` holds of `own`, in their order. Raises `UsageError` where more than `PAIRS` pairs are near."""
+def report(
+    own: Hashed, sketches: Sequence[Sketch], radius: int, *, memory: int = dedup.MEMORY, folder: Path | None = None
+) -> list[Contamination]:
+    """What each of `sketches` holds of `own`, in their order. `memory`, `folder`: as in `dedup.groups`. Raises `UsageError`
+    where more than `PAIRS` pairs of hashes or `LOOKS` pairs of images are within a radius that is not 0."""
     found = []
     for sketch in sketches:
         other = hashed(sketch.table)
-        matches = sorted(_matches(own, other, radius, sketch.name), key=lambda match: match.row)
+        matches = sorted(_matches(own, other, radius, sketch.name, memory, folder), key=lambda match: match.row)
         examples = tuple(
             {"id": own.names[m.row], "path": other.names[m.other], "kind": m.kind, "bits": m.bits, "mirrored": m.mirrored}
             for m in matches[:EXAMPLES]
@@ -183,15 +189,32 @@ def report(own: Hashed, sketches: Sequence[Sketch], radius: int) -> list[Contami
     return found
 
 
-def _matches(own: Hashed, other: Hashed, radius: int, name: str) -> Iterator[Match]:
+def _matches(own: Hashed, other: Hashed, radius: int, name: str, memory: int, folder: Path | None) -> Iterator[Match]:
     """One match for each row that has any: equal ones first, then the nearest."""
     equal = _equal(own, other)
     yield from (Match(row, match, "equal", 0, False) for row, match in equal.items())
+    asks = ~own.blank
+    asks[list(equal)] = False
+    rows = np.flatnonzero(asks)
+    # One row speaks for all its copies, of which there may be a million, on either side.
+    speaker = _first(own, rows)
+    theirs = np.unique(_first(other, np.flatnonzero(~other.blank)))
     best: dict[int, Match] = {}
-    for match in _near(own, other, np.array(sorted(equal), dtype=np.int64), radius, name):
-        if match.row not in best or match.bits < best[match.row].bits:
-            best[match.row] = match
-    yield from best.values()
+    for mirrored in (False, True):
+        pairs = _Pairs(own, other, np.unique(speaker), theirs, radius, mirrored, name, memory, folder)
+        for match in _nearest(own, other, pairs, mirrored):
+            if match.row not in best or match.bits < best[match.row].bits:
+                best[match.row] = match
+    yield from (
+        replace(best[spoken], row=row) for row, spoken in zip(rows.tolist(), speaker.tolist(), strict=True) if spoken in best
+    )
+
+
+def _first(side: Hashed, rows: Rows) -> Rows:
+    """For each of `rows` the first that has the same pixels and hashes."""
+    first: dict[tuple[Any, ...], int] = {}
+    looks = zip(side.pixel_hash[rows], side.phash[rows], side.mirror[rows], side.scaled[rows], strict=True)
+    return np.array([first.setdefault(look, row) for look, row in zip(looks, rows.tolist(), strict=True)], dtype=np.int64)
 
 
 def _equal(own: Hashed, other: Hashed) -> dict[int, int]:
@@ -207,22 +230,23 @@ def _equal(own: Hashed, other: Hashed) -> dict[int, int]:
     return found
 
 
-def _near(own: Hashed, other: Hashed, known: Rows, radius: int, name: str) -> Iterator[Match]:
-    for mirrored in (False, True):
-        i, j = _candidates(own, other, known, radius, mirrored, name)
-        if not len(i):
-            continue
-        bits = _bits(own, other, i, j, mirrored)
-        mine, theirs = _long(own.closer, i, False), _long(other.closer, j, mirrored)
-        apart = np.bitwise_count(mine ^ theirs).sum(axis=1, dtype=np.int64)
+def _nearest(own: Hashed, other: Hashed, pairs: _Pairs, mirrored: bool) -> list[Match]:
+    """The nearest match that 256 bits confirm, for each row that has any; of several the first."""
+    asked = np.zeros(len(own.names), dtype=bool), np.zeros(len(other.names), dtype=bool)
+    for i, j, _ in pairs:
+        asked[0][i] = asked[1][j] = True
+    if not asked[0].any():
+        return []
+    mine, theirs = own.closer(np.flatnonzero(asked[0]), False), other.closer(np.flatnonzero(asked[1]), mirrored)
+    place, where = (np.cumsum(some) - 1 for some in asked)
+    count = len(other.names)
+    best = np.full(len(own.names), 65 * count, dtype=np.int64)
+    for i, j, bits in pairs:
+        apart = np.bitwise_count(mine[place[i]] ^ theirs[where[j]]).sum(axis=1, dtype=np.int64)
         agreed = apart <= np.where(bits <= SURE, dedup.CONFIRM_RADIUS, STRICT)
-        for row, match, distance in zip(i[agreed].tolist(), j[agreed].tolist(), bits[agreed].tolist(), strict=True):
-            yield Match(row, match, "near", distance, mirrored)
-
-
-def _long(closer: Closer, rows: Rows, mirrored: bool) -> Hashes:
-    asked, place = np.unique(rows, return_inverse=True)
-    return closer(asked, mirrored)[place]
+        np.minimum.at(best, i[agreed], bits[agreed] * count + j[agreed])
+    rows = np.flatnonzero(best < 65 * count).tolist()
+    return [Match(row, int(best[row]) % count, "near", int(best[row]) // count, mirrored) for row in rows]
 
 
 def _bits(own: Hashed, other: Hashed, i: Rows, j: Rows, mirrored: bool) -> Rows:
@@ -233,28 +257,38 @@ def _bits(own: Hashed, other: Hashed, i: Rows, j: Rows, mirrored: bool) -> Rows:
     return bits
 
 
-def _candidates(own: Hashed, other: Hashed, known: Rows, radius: int, mirrored: bool, name: str) -> tuple[Rows, Rows]:
-    """Pairs of rows within the radius, or `SLACK` more between a scaled hash and a full one (unless the radius is 0); without
-    the `known` rows of ours and the copies among theirs, of which there may be a million."""
-    asks = ~own.blank
-    asks[known] = False
-    mine = np.flatnonzero(asks)
-    _, first = np.unique(other.pixel_hash.astype(str), return_index=True)
-    theirs = np.sort(first[~other.blank[first]])
-    hashes = np.concatenate([own.phash[mine], (other.mirror if mirrored else other.phash)[theirs]])
-    values, place = np.unique(hashes, return_inverse=True)
-    left, right = Places(place[: len(mine)], len(values)), Places(place[len(mine) :], len(values))
-    slack = SLACK if radius else 0
-    found = [np.zeros((0, 2), dtype=np.int64)]
-    same = np.stack([np.arange(len(values))] * 2, axis=1)
-    total = 0
-    for pairs in (same, *hamming.near(values, radius + slack, dedup.MEMORY)):
-        for x, y in (pairs.T, pairs.T[::-1]) if pairs is not same else (pairs.T,):
-            total += int((left.size[x] * right.size[y]).sum())
+class _Pairs:
+    """Pairs of rows within the radius, or `SLACK` more between a scaled hash and a full one (unless the radius is 0). They come
+    in pieces, as often as they are asked for: rows of one side, of the other, bits that differ."""
+
+    def __init__(
+        self, own: Hashed, other: Hashed, mine: Rows, theirs: Rows, radius: int, mirrored: bool, name: str,
+        memory: int, folder: Path | None,
+    ) -> None:  # fmt: skip
+        self.own, self.other, self.mine, self.theirs, self.radius, self.mirrored = own, other, mine, theirs, radius, mirrored
+        hashes = np.concatenate([own.phash[mine], (other.mirror if mirrored else other.phash)[theirs]])
+        values, place = np.unique(hashes, return_inverse=True)
+        self.left, self.right = Places(place[: len(mine)], len(values)), Places(place[len(mine) :], len(values))
+        self.slack = SLACK if radius else 0
+        found = [self._both(np.stack([np.arange(len(values))] * 2, axis=1))]
+        total = 0
+        for near in hamming.near(values, radius + self.slack, memory, folder=folder):
+            found += [self._both(near), self._both(near[:, ::-1])]
+            total += len(found[-1]) + len(found[-2])
             if total > PAIRS:
-                raise UsageError(f"more than {PAIRS:,} pairs resemble each other between this and {name}: lower the radius")
-            found += [np.stack([mine[i], theirs[j]], axis=1) for i, j in crossed(x, y, left, right)]
-    i, j = np.concatenate(found).T
-    limit = radius + slack * (own.scaled[i] != other.scaled[j])
-    near = _bits(own, other, i, j, mirrored) <= limit
-    return i[near], j[near]
+                raise UsageError(f"more than {PAIRS:,} hashes resemble each other between this and {name}: lower the radius")
+        self.x, self.y = np.concatenate(found).T
+        looks = int((self.left.size[self.x] * self.right.size[self.y]).sum())
+        if radius and looks > LOOKS:
+            raise UsageError(f"{looks:,} pairs resemble each other between this and {name}: lower the radius, if need be to 0")
+
+    def _both(self, pairs: Rows) -> Rows:
+        """Those pairs of places where the first has rows of ours and the second of theirs."""
+        return pairs[(self.left.size[pairs[:, 0]] > 0) & (self.right.size[pairs[:, 1]] > 0)]
+
+    def __iter__(self) -> Iterator[tuple[Rows, Rows, Rows]]:
+        for first, second in crossed(self.x, self.y, self.left, self.right):
+            i, j = self.mine[first], self.theirs[second]
+            bits = _bits(self.own, self.other, i, j, self.mirrored)
+            near = bits <= self.radius + self.slack * (self.own.scaled[i] != self.other.scaled[j])
+            yield i[near], j[near], bits[near]

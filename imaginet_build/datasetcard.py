@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from imaginet_build import likeness, release
+from imaginet_build import containers, jpegfile, likeness, release
 from imaginet_build.pixel_probes import EXPECTED
 from imaginet_build.records import SPLITS
 
@@ -54,9 +54,8 @@ class Measured:
 
     `views`: rows by view and split. `nbytes`, `arrow_nbytes`: file and uncompressed sizes alike. `sides`: by view and label,
     the smallest, median and largest shorter side in pixels. `likeness`: by view, bytes per pixel of each label and the
-    Kolmogorov-Smirnov distance between the labels in size and aspect, beside its sampling error (`likeness`). `composition`:
-    rows by category, label,
-    family, generator or source and split.
+    Kolmogorov-Smirnov distance between the labels in size, aspect and JPEG quality, beside its sampling error
+    (`likeness`). `composition`: rows by category, label, family, generator or source and split.
     """
 
     digest: str
@@ -213,6 +212,7 @@ def _likeness(table: pa.Table, shards: Mapping[str, Sequence[Path]]) -> dict[str
     synthetic = np.asarray(pc.equal(table["label"], "synthetic").to_numpy(), dtype=bool)
     width, height = (table[side].to_numpy().astype(np.int64) for side in ("width", "height"))
     lengths = [np.zeros(0, dtype=np.int64)]
+    quality: list[float] = []
     for path in (p for paths in shards.values() for p in paths):
         with pq.ParquetFile(path) as file:
             # A row group at a time: the images of a shard need not fit into memory.
@@ -220,13 +220,17 @@ def _likeness(table: pa.Table, shards: Mapping[str, Sequence[Path]]) -> dict[str
                 column = file.read_row_group(number, columns=["image.bytes"])["image"].combine_chunks()
                 images = pc.struct_field(column, "bytes")
                 lengths.append(pc.binary_length(images).to_numpy(zero_copy_only=False).astype(np.int64))
-    unknown = np.full(len(synthetic), np.nan)
-    distances = likeness.distances(synthetic, width, height, unknown)
+                quality += [_quality(image.as_py()) for image in images]
     return {
         "bytes_per_pixel": likeness.bytes_per_pixel(synthetic, np.concatenate(lengths), width * height),
-        "ks": {name: distances[name] for name in ("size", "aspect")},
+        "ks": likeness.distances(synthetic, width, height, np.array(quality, dtype=float)),
         "sampling_error": likeness.sampling_error(int((~synthetic).sum()), int(synthetic.sum())),
     }
+
+
+def _quality(image: bytes) -> float:
+    """The quality a JPEG's tables lie nearest to; nan for what is no JPEG."""
+    return float(jpegfile.parse(image).quality or np.nan) if containers.sniff(image) == "jpeg" else np.nan
 
 
 def _licences(table: pa.Table) -> dict[str, dict[str, int]]:

@@ -85,7 +85,7 @@ def groups(
         return _plain(_checked(hashes), _radius(radius), memory, folder)
     search = _Search(hashes, radius, mirrored, memory, folder)
     n, own = search.n, search.own
-    forest = Forest(n)
+    forest = Forest(n, memory)
     edges: list[Rows] = [np.zeros((0, 2), dtype=np.int64)]
     first = first_rows(own.place, len(search.values))
     if confirm is None:
@@ -113,7 +113,7 @@ def groups(
 
 def _plain(hashes: NDArray[np.uint64], radius: int, memory: int, folder: Path | None) -> Rows:
     """`groups` by the hashes alone."""
-    forest = Forest(len(hashes))
+    forest = Forest(len(hashes), memory)
     values, first = _distinct(hashes, memory, forest)
     for found in hamming.near(values, radius, memory, lambda: forest.label()[first], folder):
         forest.add(first[found])
@@ -170,8 +170,8 @@ def _between(hashes: NDArray[np.uint64], low: int | None, high: int | None) -> R
 
 
 def _radius(radius: int) -> int:
-    if not 0 <= radius <= 64:
-        raise UsageError(f"radius {radius} is not a number of bits of a 64-bit hash: give 0 to 64")
+    if isinstance(radius, bool) or not isinstance(radius, int | np.integer) or not 0 <= radius <= 64:
+        raise UsageError(f"radius {radius} is not a number of bits of a 64-bit hash: give a whole number, 0 to 64")
     return radius
 
 
@@ -296,6 +296,18 @@ def confirm_by(hashes: ArrayLike, others: ArrayLike | None = None, radius: int =
 
 def _checked(hashes: ArrayLike) -> NDArray[np.uint64]:
     array = np.asarray(hashes)
+    if array.ndim == 1 and array.dtype.kind in "fO" and not isinstance(hashes, np.ndarray):
+        # Python's whole numbers, of which numpy makes floats or objects where some are above 2**63.
+        listed = array.astype(object) if array.dtype.kind == "O" else np.array(hashes, dtype=object)
+        if all(isinstance(value, int | np.integer) and 0 <= value < 2**64 for value in listed):
+            array = listed.astype(np.uint64)
+        elif all(isinstance(value, int | np.integer) for value in listed):
+            wrong = next(value for value in listed if not 0 <= value < 2**64)
+            raise UsageError(f"{wrong} is no 64-bit hash: give 0 to 2**64 - 1")
     if array.ndim != 1 or (array.size and array.dtype.kind not in "ui"):
         raise UsageError(f"hashes are one whole number a row, not {array.dtype} of shape {array.shape}")
+    if array.dtype.kind == "i" and array.size and array.min() < 0:
+        raise UsageError(
+            f"{array.min()} is no 64-bit hash: give 0 to 2**64 - 1; signed ones of a file are hashes.view('uint64')"
+        )
     return array.astype(np.uint64, copy=False)

@@ -101,15 +101,19 @@ class Target:
 
     @property
     def command(self) -> str:
-        """The command that makes a release with an `equalized` view from this."""
+        """The command that makes a release with an `equalized` view from this, at the end of the text.
+
+        Before it stands what is to be filled in, where this does not hold its images as they came (a list, a release alone).
+        """
         if self.remake:
             return self.remake
-        places = [shlex.quote(folder) for folder in self.folders]
-        if self.kind == "pair" and len(places) == 2:
-            return f"build-imaginet run --real {places[0]} --fake {places[1]}"
-        if self.kind in ("pair", "folder", "list"):
-            return f"build-imaginet run pipelines/folders.toml --set root={places[0] if places else 'DIR'}"
-        return "build-imaginet balance && build-imaginet publish"
+        if len(self.folders) == 2:
+            return "build-imaginet run --real {} --fake {}".format(*map(shlex.quote, self.folders))
+        made = "build-imaginet run pipelines/folders.toml --set "
+        if self.folders:
+            return made + shlex.quote(f"root={self.folders[0]}")
+        held = "these images" if self.kind == "list" else "these images as they came"
+        return f"give the folder that holds {held}, in the subfolders real and synthetic: {made}root=FOLDER"
 
     @property
     def views(self) -> list[str | None]:

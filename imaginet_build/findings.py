@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from imaginet_build.facts import Unreadable
 from imaginet_build.gate import Gate
+from imaginet_build.probes import ALL
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ class Row:
 class Leak:
     """One fact that tells the classes apart, its clearest value, where to look, and what removes it.
 
-    `examples`: paths of the images that it gives away most surely.
+    `examples`: paths of the images that it gives away most surely. `scope`: the content type in which the value marks a class,
+    or `all`.
     """
 
     view: str | None
@@ -53,6 +53,7 @@ class Leak:
     more_values: int
     examples: tuple[str, ...]
     remedy: str
+    scope: str = ALL
 
 
 @dataclass(frozen=True)

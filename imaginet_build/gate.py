@@ -1,7 +1,8 @@
 """The gate: may these labels be trusted, or can they be guessed without looking at a picture?
 
 Two rules refuse. All no-pixel facts together tell origin with a balanced accuracy above the limit *and* above what relabeled
-groups reach 95 % of the time; or a single value of a single fact is a marker of one class, however few rows carry it.
+groups reach 95 % of the time; or a single value of a single fact is a marker of one class, over everything or within a content
+type, however few rows carry it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from imaginet_build.crossfit import Cases, guess_all, relabelings
 from imaginet_build.markers import Marker, SelfTest
-from imaginet_build.probes import Probe, matrix
+from imaginet_build.probes import ALL, Probe, matrix
 
 Verdict = Literal["passed", "refused", "undecided"]
 
@@ -70,7 +71,8 @@ def decide(
     Refused: any marker, or a value above `limit` and above the 95 % point of the relabelings. Undecided: that point is itself
     above `limit` (or nothing could be computed), so that there are too few groups to say; unless no relabeling at all
     reaches the value, which is then refused: sixty images told apart every time are enough. Undecided too where the self-test
-    missed the marker it had planted, since nothing can then be said of markers. Else passed.
+    missed the marker it had planted, or had too few groups to plant it on, since nothing can then be said of markers. Else
+    passed.
     """
     point = float(np.quantile(chance, 0.95, method="higher")) if chance.size else None
     verdict: Verdict
@@ -78,7 +80,8 @@ def decide(
         first = found[0]
         verdict = "refused"
         reason = (
-            f"{first.probe} = {first.value} marks a class: in {first.real} of {first.groups[0]} real groups and in "
+            f"{first.probe} = {first.value} marks a class{'' if first.scope == ALL else f' among {first.scope}'}: "
+            f"in {first.real} of {first.groups[0]} real groups and in "
             f"{first.synthetic} of {first.groups[1]} synthetic ones (p {f'= {first.p:.1e}' if first.p else '< 1e-300'})"
         )
     elif value is None or point is None:
@@ -89,11 +92,13 @@ def decide(
         reason = f"without a pixel, origin is guessed with {value:.3f} balanced accuracy (limit {limit}, chance {point:.3f})"
     elif point > limit:
         verdict, reason = "undecided", f"undecided: {groups} groups, chance alone reaches {point:.3f}"
+    elif tested is not None and tested.few:
+        verdict, reason = "undecided", f"undecided: {groups} groups; {tested.few}"
     elif tested is not None and not tested.caught:
         verdict = "undecided"
         reason = (
             f"undecided: {groups} groups, too few to notice a marker on {tested.groups[0]} real or {tested.groups[1]} "
-            "synthetic ones, as the self-test found"
+            f"synthetic ones, as the self-test found: missed {', '.join(tested.missed)}"
         )
     else:
         verdict, reason = "passed", f"without a pixel, origin is guessed with {value:.3f} balanced accuracy (limit {limit})"

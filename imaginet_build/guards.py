@@ -30,18 +30,28 @@ AI_SOURCE_TYPES = frozenset(
 )  # fmt: skip
 """IPTC digital source types that no camera and no painter makes (cv.iptc.org/newscodes/digitalsourcetype), and C2PA's own."""
 
-GENERATORS = re.compile(
-    r"(?<![a-z])(midjourney|dall[\W_]{0,2}e(?![a-z])|stable[\W_]?diffusion|stability[\W_]?ai|dreamstudio|novelai|invoke[\W_]?ai"
+_NAMES = (
+    r"midjourney|dall[\W_]{0,2}e(?![a-z])|stable[\W_]?diffusion|stability[\W_]?ai|dreamstudio|novelai|invoke[\W_]?ai"
     r"|comfy[\W_]?ui|automatic1111|sd[\W_]?webui|fooocus|swarmui|draw things|diffusionbee|mochi diffusion|easy diffusion"
-    r"|(?:adobe )?firefly|openai|chatgpt|gpt-?4o|gpt[\W_]image|(?:made|created|generated|edited) with (?:google )?ai"
-    r"|google (?:c2pa core )?generator|(?:google )?imagen ?[0-9]|gemini|imagefx|nano[\W_]?banana"
+    r"|adobe[\W_]?firefly|firefly[\W_](?:image|vector|video)|grok[\W_]imag(?:e|ine)|openai|chatgpt|gpt-?4o"
+    r"|gpt[\W_]image|(?:made|created|generated|edited) with (?:google )?ai"
+    r"|google (?:c2pa core )?generator|(?:google )?imagen ?[0-9]|google gemini|gemini[\W_]?[0-9]|imagefx|nano[\W_]?banana"
     r"|bing image creator|microsoft[\W_]designer|image creator from (?:microsoft )?designer|microsoft[\W_]responsible[\W_]ai"
-    r"|leonardo\.?ai|ideogram|flux\.?[12]|black forest labs|runway(?:ml)?|recraft|nightcafe|playground[\W_]ai|meta[\W_]ai"
-    r"|imagined with ai|ai[\W_]generated|sdxl|seedream|qwen-image|kling|grok|bfl\.ai|craiyon|starryai|artbreeder|deepai"
-    r"|stylegan|this ?person ?does ?not ?exist)(?![a-z])",
-    re.IGNORECASE,
+    r"|leonardo\.ai|ideogram[\W_]?(?:ai|[0-9])|flux\.?[12]|black forest labs|runwayml|runway[\W_]gen|nightcafe"
+    r"|playground[\W_]ai"
+    r"|recraft[\W_]?(?:ai|v[0-9])|meta[\W_]ai|imagined with ai|ai[\W_]generated|sdxl|seedream|qwen-image|kling[\W_]?ai|bfl\.ai"
+    r"|craiyon|starryai|artbreeder|deepai|stylegan|this ?person ?does ?not ?exist"
 )
-"""Names of generators and of programs that do nothing but draw with them, where a program names itself."""
+_WORDS = r"firefly|gemini|ideogram|runway|recraft|kling|grok|leonardo[\W_]?ai"
+
+GENERATORS = re.compile(rf"(?<![a-z])(?:{_NAMES})(?![a-z])", re.IGNORECASE)
+"""Names of generators and of programs that do nothing but draw with them, where a program or a device names itself."""
+
+CALLED = re.compile(rf"\W*(?:google |xai )?(?:{_WORDS})(?:[ /]?v?[0-9][\w.]*)?\W*", re.IGNORECASE)
+"""Names that are ordinary words and names of people too: a program's only where they are all that its field says."""
+
+SIGNED = re.compile(rf"\W*(?:{_NAMES})(?:[ /]?v?[0-9][\w.]*)?\W*", re.IGNORECASE)
+"""What a generator signs with as artist or holder of rights: its name and nothing else, for people have names too."""
 
 _SETTINGS = re.compile(r"\bSteps: ?\d+.{0,400}\b(?:Sampler|CFG scale|Seed): ?\S", re.DOTALL)
 _MIDJOURNEY = re.compile(r"\bJob ID: [0-9a-f]{8}-|--(?:v|niji|ar|stylize|chaos) [\d.:]+")
@@ -105,13 +115,26 @@ def _marks(said: Provenance) -> Iterator[Refusal]:
         yield Refusal("ai-metadata", f"its {place} names an AI system or prompt: {text[:100]!r}")
     if said.claims is not None:
         yield from _claimed(said.claims)
-    for place, text in said.of("software", "credit", "make", "model", "artist", "copyright"):
-        if match := GENERATORS.search(text):
-            yield Refusal("ai-software", f"its {place} names {match[0]!r}: {text[:100]!r}")
+    for name in ("software", "credit", "make", "model", "artist", "copyright"):
+        for place, text in said.of(name):
+            if match := named(name, text):
+                yield Refusal("ai-software", f"its {place} names {match!r}: {text[:100]!r}")
     for place, text in said.of("comment", "description"):
         if _is_settings(text):
             yield Refusal("ai-text", f"its {place} holds a generator's settings: {text[:100]!r}")
     yield from _texts(said)
+
+
+def named(name: str, text: str) -> str | None:
+    """The generator that a field of this name gives away: programs and devices by their products, people by nothing less than
+    a generator's whole name."""
+    if name in ("artist", "author", "copyright", "title"):
+        found = SIGNED.fullmatch(text)
+    elif name in ("software", "source", "credit", "make", "model"):
+        found = GENERATORS.search(text) or (CALLED.fullmatch(text) if name in ("software", "source") else None)
+    else:
+        found = None
+    return found[0].strip() if found else None
 
 
 def _claimed(claims: Claims) -> Iterator[Refusal]:
@@ -120,7 +143,7 @@ def _claimed(claims: Claims) -> Iterator[Refusal]:
             makers = ", ".join(claims.generators[:3])
             yield Refusal("ai-c2pa", f"its C2PA manifest says {word}" + (f", by {makers}" if makers else ""))
     for name in claims.generators:
-        if GENERATORS.search(name):
+        if named("software", name):
             yield Refusal("ai-c2pa", f"its C2PA manifest was claimed by {name!r}")
 
 
@@ -132,8 +155,8 @@ def _texts(said: Provenance) -> Iterator[Refusal]:
         key = name.removeprefix("key:")
         if key.lower() in _KEYS and (_is_settings(text) or text.lstrip()[:1] in "{["):
             yield Refusal("ai-text", f"its text {key!r} holds a generator's settings: {text[:100]!r}")
-        elif key.lower() in ("software", "source", "title", "author", "credit") and (match := GENERATORS.search(text)):
-            yield Refusal("ai-software", f"its text {key!r} names {match[0]!r}: {text[:100]!r}")
+        elif match := named(key.lower(), text):
+            yield Refusal("ai-software", f"its text {key!r} names {match!r}: {text[:100]!r}")
         elif key.lower() in ("comment", "description", "usercomment") and _is_settings(text):
             yield Refusal("ai-text", f"its text {key!r} holds a generator's settings: {text[:100]!r}")
 

@@ -28,9 +28,13 @@ Rows = NDArray[np.int64]
 _BLOCK = 1 << 16
 _TILE = 1 << 11
 _DEEP = 48
+_PROBES = 32
 _MOST_PARTS = 256
 _SORTING = 24
 """Bytes for each hash that is being moved and sorted."""
+
+_PAIR = 96
+"""Bytes for each pair of a tile, if all of them are near: the comparison, their places, and the edge that it becomes."""
 
 _FULL = (1 << 64) - 1
 # Nanoseconds for moving and sorting a hash, looking at a neighbour, comparing a pair in a tile: their ratios choose the plan.
@@ -157,21 +161,27 @@ def near(
         yield np.stack([np.zeros(max(n - 1, 0), dtype=np.int64), np.arange(1, n)], axis=1)
         return
     if chosen is None:
-        yield from _compare(values, radius, settled)
+        yield from _compare(values, radius, settled, memory)
         return
     m, c = chosen
     deferred: list[tuple[_Choice, int, int]] = []
     fresh = 0
+    crowded: Rows | None = None
     for choice in _choices(m, c):
         if settled is not None and fresh > n // 2:
-            label, fresh = settled(), 0
+            label = settled()
             if (label == label[0]).all():
                 return
+            # More pairs than hashes in one choice: from here on it pays to leave out what is connected before looking at it.
+            crowded = label if crowded is not None or fresh > n else None
+            fresh = 0
         parts = 1
-        while parts < min(2**choice.bits, _MOST_PARTS) and _SORTING * n > memory * parts:
+        need = _SORTING * n * (1 if crowded is None else 2)
+        while parts < min(2**choice.bits, _MOST_PARTS) and need > memory * parts:
             parts *= 2
         for part, ordered in enumerate(_ordered(values, choice, parts, folder)):
-            for first, second in _scan(ordered, choice.bits, radius, deep=settled is not None):
+            sought = ordered if crowded is None else _mixed(values, ordered, choice, crowded)
+            for first, second in _scan(sought, choice.bits, radius, deep=settled is not None):
                 if first is None or second is None:
                     deferred.append((choice, part, parts))
                 else:
@@ -181,7 +191,7 @@ def near(
                         yield _places(values, found)
     for choice, part, parts in deferred:
         assert settled is not None
-        yield from _runs(values, _sorted(values, choice, part, parts), choice, radius, settled)
+        yield from _runs(values, _sorted(values, choice, part, parts), choice, radius, settled, memory)
 
 
 def _scan(ordered: Hashes, bits: int, radius: int, deep: bool) -> Iterator[tuple[Hashes | None, Hashes | None]]:
@@ -230,36 +240,90 @@ def _places(values: Hashes, found: tuple[Hashes, Hashes]) -> Rows:
     return np.stack([np.minimum(first, second), np.maximum(first, second)], axis=1)
 
 
-def _runs(values: Hashes, ordered: Hashes, choice: _Choice, radius: int, settled: Callable[[], Rows]) -> Iterator[Rows]:
-    """The long runs of one choice, compared in full unless they are one component already."""
+def _mixed(values: Hashes, ordered: Hashes, choice: _Choice, label: Rows) -> Hashes:
+    """Those of the rearranged hashes that have neighbours of another component among those of equal tops."""
+    if not len(ordered):
+        return ordered
+    own = label[np.searchsorted(values, _moved(ordered, choice.pieces, back=True))]
+    starts = _starts(ordered, choice)
+    several = np.minimum.reduceat(own, starts) != np.maximum.reduceat(own, starts)
+    found: Hashes = ordered[np.repeat(several, np.diff(np.append(starts, len(ordered))))]
+    return found
+
+
+def _starts(ordered: Hashes, choice: _Choice) -> Rows:
+    """Where each run of equal tops begins."""
     edges = np.flatnonzero((ordered[1:] ^ ordered[:-1]) >= np.uint64(1 << (64 - choice.bits))) + 1
-    starts = np.concatenate([[0], edges])
-    ends = np.concatenate([edges, [len(ordered)]])
+    return np.concatenate([[0], edges])
+
+
+def _runs(
+    values: Hashes, ordered: Hashes, choice: _Choice, radius: int, settled: Callable[[], Rows], memory: int
+) -> Iterator[Rows]:
+    """The long runs of one choice, compared in full unless they are one component already."""
+    label, fresh = settled(), False
+    ordered = _mixed(values, ordered, choice, label)
+    if not len(ordered):
+        return
+    starts = _starts(ordered, choice)
+    ends = np.append(starts[1:], len(ordered))
     long = ends - starts > _DEEP
     for start, end in zip(starts[long], ends[long], strict=True):
         places = np.sort(np.searchsorted(values, _moved(ordered[start:end], choice.pieces, back=True)))
 
         def here(places: Rows = places) -> Rows:
-            return settled()[places]
+            nonlocal label, fresh
+            if fresh:
+                label, fresh = settled(), False
+            return label[places]
 
-        for found in _compare(values[places], radius, here):
+        for found in _compare(values[places], radius, here, memory):
+            fresh = True
             yield places[found]
 
 
-def _compare(values: Hashes, radius: int, settled: Callable[[], Rows] | None) -> Iterator[Rows]:
-    """Every pair compared, in tiles; with `settled`, tiles inside one component are skipped."""
+def _compare(values: Hashes, radius: int, settled: Callable[[], Rows] | None, memory: int) -> Iterator[Rows]:
+    """Every pair compared, in tiles of which no more is held at once than `memory` allows. With `settled`, pairs inside one
+    component are left out, and a few hashes are compared with all others first: in a crowd they connect nearly all of it."""
     n = len(values)
-    for top in range(0, n, _TILE):
-        label = settled() if settled is not None else None
+    order, label = np.arange(n), None
+    if settled is not None:
+        label = settled()
+        for _ in range(_PROBES if n > _DEEP else 0):
+            names, size = np.unique(label, return_counts=True)
+            if len(names) == 1:
+                return
+            # The first of the smaller ones: what is connected with it was alone or in a crumb so far.
+            probe = int(np.flatnonzero(label == names[np.argmin(size)])[0])
+            hit = np.flatnonzero((np.bitwise_count(values ^ values[probe]) <= radius) & (label != label[probe]))
+            if len(hit) * _PROBES < n:
+                break
+            yield np.stack([np.minimum(hit, probe), np.maximum(hit, probe)], axis=1)
+            label = settled()
+        order = np.argsort(label, kind="stable")
+        values, label = values[order], label[order]
+    height = int(np.clip(memory // (_PAIR * _TILE), 1, _TILE))
+    fresh = 0
+    for top in range(0, n, height):
+        if label is not None and settled is not None and fresh > max(n // 2, height * _TILE):
+            label, fresh = settled()[order], 0
         if label is not None and (label == label[0]).all():
             return
         for left in range(top, n, _TILE):
-            rows, columns = values[top : top + _TILE], values[left : left + _TILE]
+            rows, columns = slice(top, min(top + height, n)), slice(left, left + _TILE)
+            apart = None
             if label is not None:
-                one = label[top]
-                if (label[top : top + _TILE] == one).all() and (label[left : left + _TILE] == one).all():
+                mine, theirs = label[rows], label[columns]
+                low, high = mine.min(), mine.max()
+                if low == high and (theirs == low).all():
                     continue
-            hit = np.bitwise_count(rows[:, None] ^ columns[None, :]) <= radius
+                if low <= theirs.max() and theirs.min() <= high:
+                    apart = mine[:, None] != theirs[None, :]
+            hit = np.bitwise_count(values[rows, None] ^ values[None, columns]) <= radius
+            if apart is not None:
+                hit &= apart
             i, j = np.nonzero(np.triu(hit, 1) if top == left else hit)
             if len(i):
-                yield np.stack([i + top, j + left], axis=1)
+                fresh += len(i)
+                i, j = order[i + top], order[j + left]
+                yield np.stack([np.minimum(i, j), np.maximum(i, j)], axis=1)

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from imaginet_build.crossfit import Floats
-from imaginet_build.findings import ALL, Leak, Row
+from imaginet_build.findings import Leak, Row
 from imaginet_build.markers import Marker
 from imaginet_build.probe_tables import View
-from imaginet_build.probes import Probe, remedy
+from imaginet_build.probes import ALL, Probe, remedy
 
 EXAMPLES = 5
 SURE_P = 0.05
@@ -21,23 +21,29 @@ SURE_P = 0.05
 
 
 def leaks_of(view: View, lines: Sequence[Row], found: Sequence[Marker], limit: float, command: str) -> list[Leak]:
-    """One entry for every no-pixel probe that marks a class or tells it above the limit, surest first; the joint rule last."""
+    """One entry for every no-pixel probe that marks a class or tells it above the limit, surest first; the joint rule last.
+
+    A marker of one content type stands with that type's figures and images; a probe's other values are counted, each once.
+    """
     leaks: dict[str, Leak] = {}
-    lines = [r for r in lines if r.track == "origin" and r.scope == ALL and r.view == view.view and r.gate]
-    score = {r.probe: r for r in lines}
+    lines = [r for r in lines if r.track == "origin" and r.view == view.view and r.gate]
+    score = {(r.probe, r.scope): r for r in lines}
+    seen: set[tuple[str, str]] = set()
     for marker in found:
+        told = (marker.probe, marker.value) in seen
+        seen.add((marker.probe, marker.value))
         if marker.probe in leaks:
             held = leaks[marker.probe]
-            leaks[marker.probe] = replace(held, more_values=held.more_values + 1)
+            leaks[marker.probe] = replace(held, more_values=held.more_values + (not told))
             continue
-        line = score.get(marker.probe)
+        line = score.get((marker.probe, marker.scope))
         leaks[marker.probe] = Leak(
             view.view, marker.probe, marker.value, marker.p, line.balanced_accuracy if line else None, marker.real,
-            marker.synthetic, 0, _marked(view, marker), remedy(marker.probe, view.view, command),
+            marker.synthetic, 0, _marked(view, marker), remedy(marker.probe, view.view, command), marker.scope,
         )  # fmt: skip
     for row in lines:
         sure = row.p is None or row.p <= SURE_P
-        if row.probe not in leaks and row.balanced_accuracy > limit and sure:
+        if row.scope == ALL and row.probe not in leaks and row.balanced_accuracy > limit and sure:
             leaks[row.probe] = Leak(
                 view.view, row.probe, None, row.p, row.balanced_accuracy, None, None, 0, _given_away(view, row.probe),
                 remedy(row.probe, view.view, command),
@@ -46,11 +52,11 @@ def leaks_of(view: View, lines: Sequence[Row], found: Sequence[Marker], limit: f
 
 
 def _marked(view: View, marker: Marker) -> tuple[str, ...]:
-    """Images of the marked class that carry the value."""
+    """Images of the marked class that carry the value, in the marker's own scope."""
     probe = next(p for p in view.probes if p.name == marker.probe)
     share = marker.real / marker.groups[0], marker.synthetic / marker.groups[1]
     marked = "synthetic" if share[1] > share[0] else "real"
-    rows = (probe.values == probe.names.index(marker.value)) & _is(view, marked)
+    rows = (probe.values == probe.names.index(marker.value)) & _is(view, marked) & view.within(marker.scope)
     return _paths(view, np.flatnonzero(rows))
 
 

@@ -13,6 +13,7 @@ from imaginet_build import recipe as recipes
 from imaginet_build.collect import folders
 from imaginet_build.composition import composition
 from imaginet_build.errors import MissingExtra
+from imaginet_build.quotas import limited
 from imaginet_build.records import make_id
 from imaginet_build.workspace import Session, session_of
 
@@ -64,6 +65,8 @@ def run(session: Session, say: Callable[[str], None]) -> Summary:
         collected = stages.collect(session)
         failed += collected.failed
         say(f"collect: {collected.new} new images, {collected.total} in all{summaries.reasons(collected.rejected)}")
+        if again := summaries.may_come_back(collected.to_json()):
+            say(f"collect: {again}")
     if recipe.generate:
         generated = stages.generate(session)
         failed += generated.failed
@@ -102,9 +105,22 @@ def _baseline(session: Session, say: Callable[[str], None]) -> float | None:
     return auc
 
 
-def forecast(session: Session, which: Sequence[str] = ("collect", "generate"), generator: str | None = None) -> dict[str, Any]:
-    """What a command would do: how many images of each entry, and how many of them are here. Loads and fetches nothing."""
+def forecast(
+    session: Session,
+    which: Sequence[str] = ("collect", "generate"),
+    generator: str | None = None,
+    *,
+    source: str | None = None,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """What a command would do: how many images of each entry, and how many of them are here. Loads and fetches nothing.
+
+    `source`, `limit`: of one source alone, and at most so many of each entry, as `collect` takes them.
+    """
     recipe, store = session.recipe, session.store
+    if source is not None or limit is not None:
+        wants = [limited(want, limit) for want in stages.wanted(recipe, source)]
+        recipe = recipe.model_copy(update={"collect": wants})
     document: dict[str, Any] = {"recipe": recipe.name, "work": str(store.root)}
     document["composition"] = composition(recipe, which, generator)
     if "collect" in which:

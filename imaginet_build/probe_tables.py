@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from imaginet_build import ridge
 from imaginet_build.content_probes import Numbers, numbers_of
 from imaginet_build.crossfit import Cases, Floats, Guess, distinct, guess_all, guess_one, relabelings
-from imaginet_build.findings import ALL, Row, Skipped
-from imaginet_build.probes import Probe, matrix, probes_of
+from imaginet_build.findings import Row, Skipped
+from imaginet_build.probes import ALL, Probe, matrix, probes_of
 from imaginet_build.records import ORIGINS, SPLITS
 
 TRACKS = ("origin", "family", "generator")
@@ -88,6 +88,22 @@ class View:
         """The probes whose single values may be markers: facts of the file, not the category it is filed under."""
         return [p for p in self.probes if p.gate and p.name != "content_type"]
 
+    def within(self, scope: str) -> Flags:
+        """The rows of a scope, (n,)."""
+        types = self.columns["content_type"]
+        return np.ones(len(self.table), bool) if scope == ALL else types.codes == types.names.index(scope)
+
+    def parts(self) -> dict[str, Flags]:
+        """The rows of every content type in which both classes have FEWEST_GROUPS, where there are several types: markers are
+        looked for in each, since one that leans one way here and the other way there is none over everything."""
+        origin, found = self.columns["origin"].codes, {}
+        for scope in self.scopes()[1:]:
+            rows = self.within(scope)
+            held = [len(np.unique(self.groups[rows & (origin == code)])) for code in range(len(ORIGINS))]
+            if min(held) >= FEWEST_GROUPS:
+                found[scope] = rows
+        return found
+
     def cases(self, track: str, scope: str, skipped: list[Skipped], only: Flags | None = None) -> tuple[Flags, Cases]:
         """Which rows are in a table, and their labels; classes with too few groups are left out and noted."""
         column, origin = self.columns[track], self.columns["origin"]
@@ -97,8 +113,7 @@ class View:
         if track != "origin":
             rows &= origin.codes == origin.names.index("synthetic")
         if scope != ALL:
-            types = self.columns["content_type"]
-            rows &= types.codes == types.names.index(scope)
+            rows &= self.within(scope)
         if track == "origin" and scope == ALL and only is None:
             words: list[str] = list(ORIGINS)
         else:

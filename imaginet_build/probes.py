@@ -18,6 +18,9 @@ from imaginet_build.tags import TAGS
 
 Codes = npt.NDArray[np.int64]
 
+ALL = "all"
+"""The scope of everything, as against one content type; also the probe of all facts together."""
+
 CONTAINERS: tuple[str, ...] = ("exif", "xmp", "icc", "iptc", "c2pa", "text", "comment")
 """The metadata containers whose presence is a probe each."""
 

@@ -29,6 +29,10 @@ SPLIT, MAKER, BUCKET, EVEN, EMPTY = 4.0, 2.0, 2.0, 0.5, 6.0
 """Prices of one image too many or too few in a split, of a maker, in a bucket of sizes or aspects, of a maker in a split; and
 of a split that a category does not reach."""
 
+LOOSE = 0.25
+"""Price of one image too many or too few of a source that shares by what it holds: it gives way to sizes and aspects, which
+the recipe does ask for."""
+
 FAIR = 0.02
 """A gap from which on it is worth a warning."""
 
@@ -75,7 +79,7 @@ class Wishes:
     """What the recipe asks. `shares`: of the splits, which have a share each; `test`: the place of the test split. `limits`:
     (S,) images of one origin of a category in each split, None for as many as there are. `weights`: (M,) of each maker in its
     cell. `held`: (M,) held out images of each maker. `sizes`, `aspects`: shares, by the places of `Kinds.size` and
-    `Kinds.shape`."""
+    `Kinds.shape`. `loose`: (M,) makers whose shares the recipe does not ask for."""
 
     shares: Numbers
     test: int
@@ -84,6 +88,7 @@ class Wishes:
     held: Rows
     sizes: Numbers
     aspects: Numbers
+    loose: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +287,11 @@ class Programme:
         model.price(reach, EMPTY)
 
         by_split, *buckets = self._given()
-        model.near(kinds.maker[self.kind], self.column, ask, MAKER)
+        light = wishes.loose if len(wishes.sizes) or len(wishes.aspects) else np.zeros(len(makers), dtype=bool)
+        for chosen, price in ((~light, MAKER), (light, LOOSE)):
+            mine = chosen[kinds.maker[self.kind]]
+            place = np.cumsum(chosen) - 1
+            model.near(place[kinds.maker[self.kind[mine]]], self.column[mine], ask[chosen], price)
         loose = (
             np.maximum(ask - wishes.held, 0)[:, None] * (target / np.maximum(target.sum(axis=1, keepdims=True), 1))[category]
         )

@@ -225,9 +225,10 @@ def _ask(card: Card, reference: str, kind: str) -> str:
         info = HfApi().repo_info(reference, repo_type=kind.removesuffix("s"), timeout=10)
     except Exception as error:  # whatever its transport raises; the hub's own errors share no base with it
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        what, option = ("data set", "--repo-type dataset ") if kind == "datasets" else ("weights of", "")
         raise UsageError(
-            f"{card.name}: the weights of {reference} are not on this machine and the hub cannot be asked ({first}); "
-            f"on a machine with a network: hf download {reference}"
+            f"{card.name}: the {what} {reference} {'is' if option else 'are'} not on this machine and the hub cannot be asked "
+            f"({first}); on a machine with a network: hf download {option}{reference}"
         ) from None
     if not info.sha:
         raise UsageError(f"{card.name}: the hub names no commit for {reference}; write one into {card.path.name}")

@@ -32,7 +32,10 @@ GROUP_BYTES = 50_000_000
 # What `datasets` itself writes with, so that its own rewrites share chunks with ours.
 CHUNKING = {"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_level": 0}
 
-Task = tuple[str, bytes, View]
+CHECKED = ("width", "height", "codec", "phash")
+"""Facts that decide what a release holds, and are measured once more from the bytes that go into it."""
+
+Task = tuple[str, bytes, View, Mapping[str, object]]
 Progress = Callable[[int, int], object]
 
 
@@ -60,8 +63,12 @@ class OrderedMap(Protocol):
 
 def render(task: Task) -> Rendered:
     """The equalized form of one image. At the top of the module so that it can be sent to another process."""
-    name, data, view = task
+    name, data, view, told = task
     try:
+        born = images.measure(data)
+        lies = [f"{key} {told[key]}, in truth {getattr(born, key)}" for key in CHECKED if told[key] != getattr(born, key)]
+        if lies:
+            return Rendered(name, fault=f"its facts contradict its bytes ({'; '.join(lies)}): build-imaginet balance --verify")
         made = images.render(data, view)
         facts = images.measure(made)
     except BadImage as error:
@@ -155,7 +162,7 @@ def _images(
         for name, data in born:
             ahead.append(data)
             view = {key.removeprefix("view_"): value for key, value in facts[name].items() if key.startswith("view_")}
-            yield name, data, view_of(view)
+            yield name, data, view_of(view), {key: facts[name][key] for key in CHECKED}
 
     for rendered in map(render, tasks()):
         yield rendered.id, ahead.popleft(), rendered

@@ -89,9 +89,9 @@ def _seen(store: Store, table: pa.Table, settings: Balance) -> Rows:
 
 
 def contaminated(
-    store: Store, table: pa.Table, sketches: Sequence[Path | str], radius: int
+    store: Store, table: pa.Table, sketches: Sequence[Path | str], radius: int, memory: int = dedup.MEMORY
 ) -> list[contamination.Contamination]:
-    """What each sketch holds of the work folder's images."""
+    """What each sketch holds of the work folder's images. `memory`: bytes for the search."""
     if not sketches:
         return []
     read = [contamination.read(path) for path in sketches]
@@ -105,7 +105,7 @@ def contaminated(
         table["contrast"].to_numpy() < BLANK,
         closer(store, table),
     )
-    return contamination.report(own, read, radius)
+    return contamination.report(own, read, radius, memory=memory, folder=store.root)
 
 
 def verify(store: Store, map: Map = map) -> int:

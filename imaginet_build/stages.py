@@ -37,18 +37,21 @@ Entry = TypeVar("Entry", Collect, Generate)
 _HALVES = (("real", "0_real", "nature"), ("synthetic", "fake", "1_fake", "ai"))
 
 
-def collect(session: Session, source: str | None = None, limit: int | None = None) -> collects.Collected:
-    """The recipe's `[[collect]]` entries, or those of one source."""
-    if source is not None:
-        catalog.card("sources", source)
-    wants = _entries(session.recipe.collect, "source", source, "collect")
-    if limit is not None:
-        wants = [want.model_copy(update={"count": min(limit, want.count or limit)}) for want in wants]
+def collect(session: Session, source: str | None = None, limit: int | None = None, retry: bool = False) -> collects.Collected:
+    """The recipe's `[[collect]]` entries, or those of one source; `retry` asks again for what failed and may come back."""
+    wants = wanted(session.recipe, source)
     with begun(session):
         return collects.collect(
-            session.store, wants, session.recipe.seed, session.pool,
+            session.store, wants, session.recipe.seed, session.pool, limit=limit, retry=retry,
             generate=session.recipe.generate, trust=session.trust, progress=session.progress,
         )  # fmt: skip
+
+
+def wanted(recipe: Recipe, source: str | None = None) -> list[Collect]:
+    """The recipe's `[[collect]]` entries, or those of one source. Raises `UsageError` where there is none."""
+    if source is not None:
+        catalog.card("sources", source)
+    return _entries(recipe.collect, "source", source, "collect")
 
 
 def generate(

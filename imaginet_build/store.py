@@ -7,7 +7,7 @@ killing the process at any moment loses nothing that was finished; when two writ
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -137,6 +137,17 @@ class Store:
             return REJECT_SCHEMA.empty_table()
         rows = {(r["stage"], r["id"]): r for r in pa.concat_tables(tables).to_pylist()}
         return table_of([rows[key] for key in sorted(rows)], REJECT_SCHEMA)
+
+    def forget_rejects(self, stage: str, ids: Collection[str]) -> None:
+        """Leave out refusals that are to be judged anew, file by file; of a file that held nothing else nothing stays."""
+        for path in self._reject_files(stage):
+            rows = _read(path, REJECT_SCHEMA.names).cast(REJECT_SCHEMA).to_pylist()
+            left = [row for row in rows if row["id"] not in ids]
+            if left and len(left) < len(rows):
+                with written(path, replace=True) as temporary:
+                    pq.write_table(table_of(left, REJECT_SCHEMA), temporary)
+            elif not left:
+                path.unlink(missing_ok=True)
 
     def images(self, ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """The bytes of each id, in the order asked for, holding one row group at a time. Raises `StoreError` for an unknown id.

@@ -73,7 +73,15 @@ def collected_text(document: Mapping[str, Any]) -> str:
     parts += [f"{source}: {check} was not checked: {why}" for source, all_ in document["unchecked"].items()
               for check, why in all_.items()]  # fmt: skip
     parts += [f"{source} broke off: {why}. The same command goes on from there" for source, why in document["broken"].items()]
+    if again := may_come_back(document):
+        parts.append(again)
     return "\n\n".join(parts)
+
+
+def may_come_back(document: Mapping[str, Any]) -> str:
+    """How many of what could not be had may be had another time, and by which command; nothing where there are none."""
+    count = sum(line["may_come_back"] for line in document["availability"])
+    return f"{count} may come back: build-imaginet collect --retry" if count else ""
 
 
 def balance_text(document: Mapping[str, Any]) -> str:
@@ -208,7 +216,8 @@ def audit_text(document: Mapping[str, Any]) -> str:
     leaks = []
     for leak in document["leaks"]:
         value = "" if leak["value"] is None else f" = {leak['value']}"
-        leaks.append(f"  {leak['view'] or ''} {leak['probe']}{value}: {leak['remedy']}")
+        among = "" if leak["scope"] == "all" else f" among {leak['scope']}"
+        leaks.append(f"  {leak['view'] or ''} {leak['probe']}{value}{among}: {leak['remedy']}")
         leaks += [f"      such as {', '.join(leak['examples'][:2])}"] if leak["examples"] else []
     parts += ["leaks, and what removes each:\n" + "\n".join(leaks)] if leaks else []
     parts += contamination_notes(document)
@@ -281,7 +290,7 @@ def published_text(document: Mapping[str, Any]) -> str:
         spent, ks = alike["bytes_per_pixel"], alike["ks"]
         lines.append(
             f"{view}: bytes per pixel {number(spent['real'])} real, {number(spent['synthetic'])} synthetic; KS distance of the "
-            f"classes {number(ks['size'])} in size, {number(ks['aspect'])} in aspect"
+            f"classes {number(ks['size'])} in size, {number(ks['aspect'])} in aspect, {number(ks['quality'])} in quality"
         )
     return "\n".join(lines)
 

@@ -54,7 +54,7 @@ def read(target: Path | str, map: Map = map, pixels: bool = False) -> Target:
     hub = _HUB_ID.fullmatch(str(target))
     if hub and (str(target).startswith("hf://") or not path.parent.exists()):
         return _hub(hub[1], map, pixels)
-    raise UsageError(f"no such file or folder: {target}{_near(path)}. An audit takes a release, a work folder, a folder with "
+    raise UsageError(f"no such file or folder: {target}{_near(path)} An audit takes a release, a work folder, a folder with "
                      "index.csv, an annotation list or a Hub id; or: build-imaginet audit --real DIR --fake DIR")  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def read_pair(real: Path | str, fake: Path | str, map: Map = map, pixels: bool =
     roots = {"real": Path(real), "synthetic": Path(fake)}
     for option, root in zip(("--real", "--fake"), roots.values(), strict=True):
         if not root.is_dir():
-            raise UsageError(f"{option} {root}: no such folder{_near(root)}. Give the folder that holds the images")
+            raise UsageError(f"{option} {root}: no such folder{_near(root)} Give the folder that holds the images")
     a, b = (root.resolve() for root in roots.values())
     if a == b or a.is_relative_to(b) or b.is_relative_to(a):
         raise UsageError(
@@ -85,12 +85,12 @@ def read_pair(real: Path | str, fake: Path | str, map: Map = map, pixels: bool =
 
 
 def _near(path: Path) -> str:
-    """`; did you mean 'data/real'?` for the nearest name in the deepest folder of `path` that exists."""
+    """`; did you mean 'real'?` for the nearest name in the deepest folder of `path` that exists, else a full stop."""
     for parent in path.parents:
         if parent.is_dir():
             wanted = path.relative_to(parent).parts[0]
-            return suggest(wanted, [p.name for p in parent.iterdir()])
-    return ""
+            return suggest(wanted, [p.name for p in parent.iterdir()]) or "."
+    return "."
 
 
 def _folder(path: Path, map: Map, pixels: bool) -> Target:
@@ -183,11 +183,11 @@ def _release(name: str, shards: list[Path], map: Map, pixels: bool, place: Path 
 
 
 def _remake(place: Path | None) -> str:
-    """The command that makes a release anew: from the work folder it lies in, else from its images as they came."""
+    """The command that makes a release anew from the work folder it lies in, else nothing: it holds no images as they came."""
     if place is not None and (place.parent / "parts").is_dir():
         work = shlex.quote(str(place.parent))
         return f"build-imaginet balance --work {work} && build-imaginet publish --work {work}"
-    return "build-imaginet run --real DIR --fake DIR, with the images as they came in these two folders"
+    return ""
 
 
 def _opened(shard: Path, what: Callable[[pq.ParquetFile], T]) -> T:

@@ -22,7 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"perturb"}),
     # tools
     frozenset({"rules", "recipe", "cards", "readiness", "catalog", "prompts", "prompt_rules", "store", "engine", "workspace"}),
-    frozenset({"guards", "regions", "watermark", "arrival", "availability", "intake", "subjects"}),
+    frozenset({"guards", "regions", "watermark", "arrival", "availability", "intake", "quotas", "subjects"}),
     frozenset({"probes", "pixel_probes", "content_probes", "tags", "crossfit", "ridge", "facts", "lists", "targets"}),
     frozenset({"markers", "gate", "findings", "probe_tables", "leaks", "bias"}),
     frozenset({"strata", "highs", "programme", "pool", "heldout", "likeness"}),
@@ -32,6 +32,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "embedding",
             "holdings",
             "resemblance",
+            "nearness",
             "twins",
             "splits",
             "choice",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -202,6 +203,59 @@ def test_nothing_planted_nothing_found() -> None:
     assert result.gate.self_test is not None
     assert result.gate.self_test.caught
     assert result.leaks == ()
+
+
+def crossed(rows: int, each: int) -> pa.Table:
+    """Two content types of files alike in all else, where `each` synthetic photos and as many real faces are named .png."""
+    table = facts(None, 1, 7, leaks=False).take([0] * rows)
+    photos, synthetic = np.arange(rows) % 4 < 2, np.arange(rows) % 2 == 1
+    odd = np.zeros(rows, bool)
+    odd[np.flatnonzero(photos & synthetic)[:each]] = odd[np.flatnonzero(~photos & ~synthetic)[:each]] = True
+    for name, values in (
+        ("path", [f"{i}.jpg" for i in range(rows)]),
+        ("origin", np.where(synthetic, "synthetic", "real")),
+        ("extension", np.where(odd, "png", "jpg")),
+        ("content_type", np.where(photos, "photos", "faces")),
+        ("group", np.arange(rows).astype(str)),
+    ):
+        table = table.set_column(table.column_names.index(name), name, pa.array(list(values), pa.string()))
+    return table
+
+
+def test_a_marker_that_turns_round_between_content_types_is_refused_by_name() -> None:
+    result = audit_facts(Target("x", "folder", crossed(1200, 25)), permutations=19)
+    assert result.refused
+    assert re.match(r"extension = png marks a class among (photos|faces): in \d+ of 300 real groups", result.gate.reason)
+    assert {(m.probe, m.scope) for m in result.gate.markers} == {
+        (probe, scope) for probe in ("extension", "mime", "mime_mismatch") for scope in ("photos", "faces")
+    }
+    (leak,) = [leak for leak in result.leaks if leak.probe == "extension"]
+    assert (leak.value, leak.more_values, {leak.real, leak.synthetic}) == ("png", 0, {0, 25})
+    mine = {"photos": {1}, "faces": {2}}[leak.scope]
+    assert {int(path.partition(".")[0]) % 4 for path in leak.examples} == mine
+    row = result.row("origin", "extension", leak.scope)
+    assert row is not None
+    assert leak.balanced_accuracy == row.balanced_accuracy
+    clean = audit_facts(Target("x", "folder", crossed(1200, 0)), permutations=19)
+    assert (clean.gate.verdict, clean.leaks) == ("passed", ())
+    assert clean.gate.self_test is not None
+    assert (clean.gate.self_test.caught, clean.gate.self_test.scope) == (True, "faces")
+
+
+@pytest.mark.parametrize("each", [6, 9, 20, 25])
+def test_fewer_than_25_groups_of_a_class_are_never_called_passed(each: int) -> None:
+    """Files alike in every fact: nothing is left to chance, and still nothing can be promised."""
+    growing = Growing()
+    known = [{"path": f"{i}.jpg", "origin": ("real", "synthetic")[i % 2]} for i in range(2 * each)]
+    growing.add_all(known, [bare(f"plain {i}") for i in range(2 * each)], map)
+    gate = audit_facts(growing.target("plain", "folder"), permutations=19).gate
+    assert gate.self_test is not None
+    assert gate.self_test.caught == (each == 25)
+    if each == 25:
+        assert gate.verdict == "passed"
+    else:
+        few = f"{each} groups of a class (real), fewer than the 25 that the self-test marks"
+        assert (gate.verdict, gate.reason) == ("undecided", f"undecided: {2 * each} groups; {few}")
 
 
 def test_one_group_alone_is_undecided_and_no_error() -> None:

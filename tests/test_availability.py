@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,14 +12,16 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from inline import Inline, Interrupted
-from listed import cards
+from listed import Listed, cards
 
-from imaginet_build import availability, engine
+from imaginet_build import availability, engine, summaries
 from imaginet_build import collect as module
-from imaginet_build.collect import Collected, collect, spread
+from imaginet_build.collect import Collected, collect
 from imaginet_build.engine import Pool
 from imaginet_build.errors import UsageError
+from imaginet_build.quotas import spread
 from imaginet_build.recipe import Collect
+from imaginet_build.records import Found, Refusal, Want
 from imaginet_build.store import Store
 
 ONE = Pool(workers=1)
@@ -176,3 +179,120 @@ def test_a_work_folder_from_before_the_ledger_goes_on(place: Path) -> None:
     done = run(place / "work", entry(9, count=20))
     (total,) = done.availability
     assert (done.total, total.asked, total.had, total.given_up) == (9, 9, 9, 0)
+
+
+# --- what may come back ----------------------------------------------------------------------------------------------
+
+
+FIND = Listed.find
+
+
+def down(monkeypatch: pytest.MonkeyPatch, numbers: Collection[int], reason: str = "http-503") -> None:
+    """From now on the server gives nothing but `reason` for these numbers."""
+
+    def find(collector: Listed, want: Want) -> Iterator[Found | Refusal]:
+        for answer in FIND(collector, want):
+            lost = isinstance(answer, Found) and int(answer.source_key[3:7]) in numbers
+            yield Refusal(reason, "it is down", answer.source_key, answer.stratum) if lost else answer
+
+    monkeypatch.setattr(Listed, "find", find)
+
+
+def again(work: Path, *entries: Collect) -> Collected:
+    return collect(Store(work), entries, 3, ONE, trust=True, retry=True)
+
+
+def in_one_place(work: Path) -> None:
+    store = Store(work)
+    kept, refused = store.facts(["id"])["id"].to_pylist(), store.rejects()["id"].to_pylist()
+    assert not set(kept) & set(refused)
+    assert len(kept) == len(set(kept))
+
+
+def test_what_a_server_that_is_down_refuses_comes_with_retry_and_leaves_no_trace(place: Path, monkeypatch) -> None:
+    want = entry(None, count=20, dead=(1, 2))
+    whole = run(place / "whole", want)
+    down(monkeypatch, range(10, 16))
+    done = run(place / "work", want)
+    assert (done.total, done.rejected) == (12, {"dead-link": 2, "http-503": 6})
+    assert [(t.asked, t.failed, t.given_up, t.may_come_back) for t in done.availability] == [(20, 8, 8, 6)]
+    assert "6 may come back: build-imaginet collect --retry" in summaries.collected_text(done.to_json())
+    # A plain call asks for nothing twice; while the server is down, --retry changes nothing; then some are gone for good.
+    down(monkeypatch, ())
+    assert run(place / "work", want).new == 0
+    down(monkeypatch, range(10, 16))
+    assert again(place / "work", want).rejected == done.rejected
+    down(monkeypatch, (10,), "http-404")
+    done = again(place / "work", want)
+    assert (done.new, done.total, done.rejected) == (5, 17, {"dead-link": 2, "http-404": 1})
+    down(monkeypatch, ())
+    done = again(place / "work", want)
+    assert (done.new, done.rejected["http-404"], [t.may_come_back for t in done.availability]) == (0, 1, [0])
+    assert "may come back" not in summaries.collected_text(done.to_json())
+    in_one_place(place / "work")
+    lines = {line["source_key"]: line["outcome"] for line in ledger(place / "work")}
+    expected = {line["source_key"]: line["outcome"] for line in ledger(place / "whole")}
+    assert {key for key in lines if lines[key] != expected[key]} == {"s0/0010.png"}
+    assert whole.total == 18
+
+
+def test_a_quota_that_was_met_past_an_outage_is_not_exceeded_by_what_comes_back(place: Path, monkeypatch) -> None:
+    down(monkeypatch, range(0, 40, 3), "timeout")
+    want = entry(20, count=40)
+    done = run(place / "work", want)
+    (total,) = done.availability
+    assert (total.had, total.may_come_back, total.replaced) == (20, 0, total.failed)
+    down(monkeypatch, ())
+    done = again(place / "work", want)
+    assert (done.new, done.total, done.failed, done.rejected) == (0, 20, 0, {})
+    assert {line["asked"] for line in ledger(place / "work")} == {"asked"}
+    more = run(place / "work", entry(35, count=40))
+    assert (more.total, more.availability[0].had) == (35, 35)
+
+
+@pytest.mark.parametrize("quota", [None, 17])
+def test_a_retry_that_is_killed_anywhere_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch, quota: int | None) -> None:
+    want = entry(quota, count=24, dead=(1, 2))
+    monkeypatch.setattr(module, "SEGMENT_IMAGES", 3)
+    down(monkeypatch, range(8, 20), "unreachable")
+    assert run(place / "work", want).total == 10
+    down(monkeypatch, (9,), "http-410")
+    for attempt in range(12):
+        monkeypatch.setattr(engine, "run", Inline(attempt, attempt % 3 if attempt < 6 else None))
+        monkeypatch.setattr(Store, "forget_rejects", _killed if attempt == 0 else FORGET)
+        try:
+            (again if attempt < 3 or attempt > 6 else run)(place / "work", want)
+        except Interrupted:
+            continue
+        in_one_place(place / "work")
+    done = run(place / "work", want)
+    assert done.total == (quota or 21)
+    assert set(done.rejected) <= {"dead-link", "http-410"}
+    assert all(line["reason"] != "unreachable" for line in ledger(place / "work"))
+
+
+FORGET = Store.forget_rejects
+
+
+def _killed(*_: object) -> None:
+    raise Interrupted
+
+
+def test_reasons_that_pass_are_told_from_those_that_last() -> None:
+    assert availability.passes("http-599")
+    assert not any(
+        map(availability.passes, (None, "http-404", "http-410", "http-5000", "not-matched", "listed-twice", "http-50"))
+    )
+
+
+def test_where_everything_is_asked_for_what_a_rule_refuses_was_not_asked(place: Path) -> None:
+    """Screened and listed twice: neither could have been taken."""
+    want = Collect.model_validate(
+        {"source": "listed", "category": "photos", "screen": {"min_side": 13}, "options": {"count": 6}}
+    )
+    (total,) = run(place / "work", want).availability
+    assert (total.asked, total.had, total.refused, total.given_up) == (0, 0, 6, 0)
+    wild = Collect.model_validate({"source": "wild", "category": "photos"})
+    (total,) = run(place / "wild", wild).availability
+    assert total.asked == total.had + total.failed
+    assert (total.given_up, total.refused) == (total.failed, 3)

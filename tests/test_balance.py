@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import strategies as st
 from scipy import stats
 
 from imaginet_build import planfile
 from imaginet_build.balance import Balanced, balance, composition
+from imaginet_build.cells import Bucket, Cell
 from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.recipe import Balance, Equalize
 from imaginet_build.records import FACT_SCHEMA, random_of
@@ -385,6 +391,163 @@ def test_sizes_and_aspects_that_are_short_say_what_would_fill_them(tmp_path: Pat
     again = balance(store, settings, LAW, 0)
     assert [b.reason for b in again.buckets] == [""] * 6
     assert not again.add
+
+
+def filled(store: Store, done: Balanced, settings: Balance, seed: int = 0) -> Balanced:
+    """The plan once exactly what was said has been added."""
+    more: list[dict[str, object]] = []
+    for one in done.add:
+        name = {"real": "source", "synthetic": "generator"}[one.origin]
+        maker = "anything" if one.generator_or_source == "any" else one.generator_or_source
+        wide, high = {"portrait": (1.0, 1.5), "landscape": (1.5, 1.0)}.get(one.aspect or "square", (1.0, 1.0))
+        size = {"width": int(wide * one.min_side), "height": int(high * one.min_side), "category": one.category}
+        more += [facts(900_000 + len(more) + i, **size, origin=one.origin, **{name: maker}) for i in range(one.count)]
+    store.write_part("collect", "added", more, [b""] * len(more))
+    return balance(store, settings, LAW, seed)
+
+
+def test_with_max_an_addition_that_raises_what_is_asked_is_counted_in(tmp_path: Path) -> None:
+    """50 of a size would fill today's total, and the total would be 150 then, and so on up to 200."""
+    rows = [facts(i, width=300, height=300) for i in range(100)]
+    rows += [facts(10_000 + i, origin="synthetic", width=150, height=150) for i in range(100)]
+    settings = Balance(splits={"train": 1.0}, sizes={"128": 0.5, "256": 0.5})
+    done, _ = planned(tmp_path, rows, settings)
+    assert [(a.origin, a.count, a.min_side, a.max_side) for a in done.add] == [
+        ("real", 100, 128, 255), ("synthetic", 100, 256, None)
+    ]  # fmt: skip
+    again = filled(Store(tmp_path / "work"), done, settings)
+    assert sorted((cell.kept, cell.reason) for cell in again.cells) == [(100, ""), (100, ""), (200, "")]
+    assert {(bucket.kept, bucket.reason) for bucket in again.buckets} == {(100, "")}
+    assert not again.add
+
+
+def test_with_max_nothing_is_promised_where_every_addition_asks_for_more(tmp_path: Path) -> None:
+    """Images in none of the recipe's sizes count for the total, and no size has room for them."""
+    rows = [facts(i, width=100 if i < 9 else 300, height=300) for i in range(20)]
+    rows += [facts(10_000 + i, origin="synthetic", width=300, height=300) for i in range(15)]
+    done, _ = planned(tmp_path, rows, Balance(splits={"train": 1.0}, sizes={"256": 1.0}))
+    assert not done.add
+    assert {cell.reason for cell in done.cells if cell.kept < cell.asked} == {
+        "15 synthetic images of photos limit it, and no set of additions fills it: some images of photos are in none of the "
+        'sizes or aspects of the recipe, and with balance.per_cell = "max" every addition raises what is asked; give '
+        "balance.per_cell a number"
+    }
+    assert not any("would fill" in bucket.reason for bucket in done.buckets)
+
+
+MAKERS = {"real": ("source", ("r0", "r1")), "synthetic": ("generator", ("s0", "s1", "s2"))}
+
+
+@st.composite
+def wanting(draw: st.DrawFn) -> tuple[list[dict[str, object]], Balance]:
+    """Images of several makers and sizes, and a recipe which wants something else."""
+    rows: list[dict[str, object]] = []
+    for origin, (key, makers) in MAKERS.items():
+        for width, height in draw(
+            st.lists(st.sampled_from([(90, 90), (90, 140), (200, 200), (210, 140)]), min_size=1, max_size=9)
+        ):
+            changes = {"width": width, "height": height, key: draw(st.sampled_from(makers))}
+            if draw(st.integers(0, 3)) == 0:
+                changes["group"] = f"shared {draw(st.integers(0, 1))}"
+            rows.append(facts(len(rows), origin=origin, **changes))
+    sizes: dict[str, float] = draw(st.sampled_from([{"64": 0.5, "128": 0.5}, {"64": 0.2, "128": 0.8}, {}, {"64": 1.0}]))
+    aspects: dict[str, float] = draw(st.sampled_from([{"portrait": 0.2, "square": 0.6, "landscape": 0.2}, {"square": 1.0}, {}]))
+    return rows, Balance.model_validate(
+        {
+            "sizes": sizes,
+            "aspects": aspects,
+            "per_cell": draw(st.sampled_from(["max", "max", 12])),
+            "generators": draw(st.sampled_from([{}, {"s0": 3.0}])),
+            "sources": draw(st.sampled_from([{}, {"r0": 2.0}])),
+            "splits": draw(st.sampled_from([{"train": 1.0}, {"train": 0.5, "test": 0.5}])),
+        }
+    )
+
+
+@hypothesis.settings(max_examples=12, deadline=None, derandomize=True)
+@hypothesis.given(wanting())
+def test_what_is_promised_comes_true_with_several_makers_sizes_and_aspects(
+    case: tuple[list[dict[str, object]], Balance],
+) -> None:
+    rows, settings = case
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        store.write_part("collect", "one", rows, [b""] * len(rows))
+        done = balance(store, settings, LAW, 0)
+        every: list[Cell | Bucket] = [*done.cells, *done.buckets]
+        short = [one for one in every if one.kept < one.asked]
+        assert all(one.reason for one in short)
+        hypothesis.target(float(sum(a.count for a in done.add)))
+        if not done.add:
+            assert not any("would fill" in one.reason for one in short)
+            return
+        again = filled(store, done, settings)
+        every = [*again.cells, *again.buckets]
+        left = [one for one in every if one.kept < one.asked]
+        # A source without a weight shares by what it holds, and gives way to what the recipe does ask for.
+        assert [one for one in left if not one.reason.startswith("the other sources fill the cell")] == []
+        assert not again.add
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [({"generators": {"sdxl": 0}}, "generators.sdxl"), ({"sources": {"camera": 0}}, "sources.camera")],
+)
+def test_a_weight_of_zero_is_named(tmp_path: Path, settings: dict[str, object], name: str) -> None:
+    done, _ = planned(tmp_path, mixed(20, 20), Balance.model_validate({"splits": {"train": 1.0}, **settings}))
+    maker = name.partition(".")[2]
+    said = f"{maker} holds 20 images but its weight is 0: raise balance.{name}"
+    reasons = {(cell.generator_or_source): cell.reason for cell in done.cells}
+    other = {"sdxl": "camera", "camera": "sdxl"}[maker]
+    assert reasons["any"] == f"{said}; or 20 of at least 64 px by another would fill it"
+    assert reasons[other] == f"there is nothing of the other class to match: {said}"
+
+
+def test_weights_of_zero_on_both_sides_are_named(tmp_path: Path) -> None:
+    settings = Balance.model_validate({"generators": {"sdxl": 0}, "sources": {"camera": 0}})
+    done, _ = planned(tmp_path, mixed(20, 20), settings)
+    said = [cell.reason for cell in done.cells if cell.generator_or_source == "any"]
+    assert said == [
+        "camera holds 20 images but its weight is 0: raise balance.sources.camera",
+        "sdxl holds 20 images but its weight is 0: raise balance.generators.sdxl",
+    ]
+
+
+@pytest.mark.parametrize("per_cell", ["max", 50])
+def test_a_screen_that_leaves_nothing_says_what_it_left_out(tmp_path: Path, per_cell: object) -> None:
+    settings = Balance.model_validate({"per_cell": per_cell, "screen": {"min_side": 100_000}})
+    done, _ = planned(tmp_path, mixed(12, 20), settings)
+    assert done.kept == 0
+    for cell, count in zip(done.cells, (12, 20), strict=True):
+        assert cell.reason.endswith(
+            f"left out: {count} too-small (the largest short side here is 160 px, at least 100,000 px is asked)"
+        )
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"width": 0}, "width is 0"),
+        ({"height": -3}, "height is -3"),
+        ({"nbytes": 0}, "nbytes is 0"),
+        ({"sha256": ""}, "sha256 is missing"),
+    ],
+)
+def test_facts_that_no_image_can_have_are_refused_by_name(tmp_path: Path, fault: dict[str, object], said: str) -> None:
+    rows = mixed(5, 5)
+    rows[3] |= fault
+    with pytest.raises(UsageError, match=f"the facts of image 00000003 are impossible: its {said}; remove the part"):
+        planned(tmp_path, rows)
+
+
+def test_a_part_without_hashes_is_refused_by_name(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = store.write_part("collect", "one", mixed(5, 5), [b""] * 10)
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("phash")
+    pq.write_table(table.set_column(at, "phash", pa.array([None] * 10, pa.uint64())), path)
+    with pytest.raises(UsageError, match="image 00000000 are impossible: its phash is missing \\(and 9 images more\\); remove"):
+        balance(store, Balance(), LAW, 0)
 
 
 def test_one_fewer_than_what_is_said_fills_less(tmp_path: Path) -> None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from packing import tar
+from pictures import jpeg
 
 from imaginet_build import catalog, prompts, recipe
 from imaginet_build.catalog import KINDS, UNRESOLVED, Card, Kind, _parameters
+from imaginet_build.errors import UsageError
+from imaginet_build.records import Want
 
 SHIPPED = [pytest.param(kind, name, id=f"{kind}/{name}") for kind in KINDS for name in catalog.files(f"manifests/{kind}")]
 BY_HAND = "celeba-hq danbooru ffhq imaginet-gan journeydb lsun megalith-10m open-images pd12m photozilla progan"
-PLACES = {name: {"root": "."} for name in ["folder", "urls", *BY_HAND.split()]}
+PLACES = {name: {"root": "."} for name in ["archive", "folder", "urls", *BY_HAND.split()]} | {"hub": {"dataset": "."}}
 """What only a recipe can say."""
 
 
@@ -64,7 +70,7 @@ def test_a_hub_models_licence_names_the_page_and_the_day_it_was_read(shipped: Ca
 def test_a_source_says_on_what_terms_and_how_to_get_it(shipped: Card) -> None:
     """Its licence and the page and day it was read; its terms; whether pixels may be passed on; the way by hand."""
     about = shipped.about
-    if shipped.kind != "sources" or shipped.name in ("folder", "packages", "urls"):
+    if shipped.kind != "sources" or shipped.name in ("archive", "folder", "hub", "packages", "urls"):
         return
     assert about.licence_url
     assert about.licence_url.startswith("https://")
@@ -115,7 +121,7 @@ def test_its_size_is_one_its_network_can_draw(shipped: Card) -> None:
             "sd15 sd21 sdxl animagine-xl-3.1 sdxl-turbo sd35 flux1-dev flux1-schnell pixart-sigma qwen-image z-image-turbo",
         ),
         ("generators", "tiny-vae tiny-gan tiny-diffusion"),
-        ("sources", "folder packages urls"),
+        ("sources", "archive folder hub packages urls"),
         ("sources", "imagenet coco lsun wikiart danbooru ffhq photozilla"),  # the paper's seven
         ("sources", "journeydb dalle3-images dalle3-opendatasets pd12m megalith-10m open-images celeba-hq"),
         ("detectors", "small imaginet"),
@@ -123,6 +129,47 @@ def test_its_size_is_one_its_network_can_draw(shipped: Card) -> None:
 )
 def test_what_was_promised_is_there(kind: Kind, names: str) -> None:
     assert set(names.split()) <= set(catalog.files(f"manifests/{kind}"))
+
+
+def built(name: str, **options: object) -> object:
+    """As `collect` builds a source that a recipe's entry names."""
+    card = catalog.card("sources", name)
+    return catalog.build(card, revision=catalog.resolve(card, Path("cards.lock")), **options)
+
+
+def test_the_archive_card_takes_what_the_readme_gives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shards").mkdir()
+    data = jpeg("a photo", 48, 40)
+    tar(tmp_path / "shards" / "photos-00.tar", {"a.jpg": data})
+    source = built("archive", root="shards/photos-*.tar", origin="real")
+    (found,) = source.find(Want("archive", "photos", 0, count=1))
+    assert (found.source_key, found.data, found.origin) == ("photos-00.tar/a.jpg", data, "real")
+
+
+COMMIT = "0123456789" * 4
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", "refs/convert/parquet", COMMIT[:7], None])
+def test_the_hub_card_reads_a_commit_alone(revision: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    dataset = f"lab/photos@{revision}" if revision else "lab/photos"
+    said = r'lab/photos: no commit is named.*options = \{ dataset = "lab/photos@COMMIT" \}'
+    with pytest.raises(UsageError, match=said) as error:
+        built("hub", dataset=dataset, origin="real")
+    assert (f"'{revision}' may move" in str(error.value)) == (revision is not None)
+    assert built("hub", dataset=f"lab/photos@{COMMIT}", origin="real").revision == COMMIT
+    assert not (tmp_path / "cards.lock").exists()
+
+
+def test_the_hub_card_reads_a_copy_here_without_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = jpeg("a photo", 48, 40)
+    (tmp_path / "copy").mkdir()
+    pq.write_table(pa.table({"image": [{"bytes": data, "path": "a.jpg"}]}), tmp_path / "copy" / "train.parquet")
+    for options in ({"dataset": "copy"}, {"dataset": "lab/photos", "root": "copy"}):
+        (found,) = built("hub", origin="real", **options).find(Want("hub", "photos", 0))
+        assert (found.source_key, found.data) == ("default/train/0.jpg", data)
 
 
 def test_the_papers_words_are_in_the_taxonomy() -> None:

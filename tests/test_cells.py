@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imaginet_build.cells import Addition, Cell, account, additions, asked, buckets, raised
+from imaginet_build.cells import Addition, Cell, Ground, account, additions, asked, buckets, raised
 from imaginet_build.programme import parts
 from imaginet_build.recipe import Balance
 from imaginet_build.shortfall import Shopping
@@ -65,7 +65,7 @@ def test_makers_without_weight_are_asked_for_nothing() -> None:
 def test_a_cell_tells_what_was_left_out_besides() -> None:
     found = {("p", "real", "x"): Counter({"": 3, "twin": 2, "surplus": 1}), ("p", "synthetic", "a"): Counter({"": 3})}
     wanted = {("p", "real", "x"): 4, ("p", "synthetic", "a"): 4}
-    cells = list(account(found, wanted, Shopping({}, {}), [Addition("p", "synthetic", "a", 1, 64)]))
+    cells = list(account(Ground(found, wanted, Shopping({}, {}), [Addition("p", "synthetic", "a", 1, 64)]), Balance()))
     said = "3 synthetic images of p limit it: 1 more of at least 64 px would fill it"
     assert cells == [Cell("p", "real", "x", 4, 3, f"{said}; left out: 2 twin"), Cell("p", "synthetic", "a", 4, 3, said)]
 
@@ -75,10 +75,39 @@ def test_the_shopping_list_names_sizes_and_aspects() -> None:
     shopping = Shopping({(("p", "real", "any"), 0, 0): 3, (("p", "real", "any"), 1, 0): 4, (("q", "real", "any"), 0, 0): 5}, {})
     add = additions(shopping, {"p": 300, "q": 512}, settings)
     assert [(a.count, a.looks) for a in add] == [(3, " of 300 to 511 px, square"), (4, " of at least 512 px, square")]
-    kept = {("q", "real", "256"): 1}
-    said = [b.reason for b in buckets(kept, {("q", "real", "x"): 20}, settings.sizes, " px", [], {})]
-    assert said[0] == "9 are missing: there are enough, and they wait for what the cells lack"
-    said = [b.reason for b in buckets({("q", "real", "512"): 20}, {("q", "real", "x"): 20}, settings.sizes, " px", [], {})]
-    assert said == ["10 are missing: there are enough, but the shares of splits, generators or sources stand against them", ""]
-    said = [b.reason for b in buckets({}, {("q", "real", "x"): 10}, settings.sizes, " px", add, {"q": 512})]
-    assert said[0] == "5 are missing: no image so small can be used, since q begins at 512 px"
+
+
+def told(
+    kept: dict[tuple[str, str, str], int], asks: int, settings: Balance, add: list[Addition], least: int = 0, tied: str = ""
+) -> list[str]:
+    """Reasons of the sizes of q's reals, all by x."""
+    have = sum(kept.values())
+    found = {("q", "real", "x"): Counter({"": have})}
+    ground = Ground(found, {("q", "real", "x"): asks}, Shopping({}, {}), add, {"q": least}, tied=frozenset([tied]))
+    return [bucket.reason for bucket in buckets(kept, ground, settings.sizes, " px")]
+
+
+def test_a_bucket_promises_only_what_is_on_the_list() -> None:
+    settings = Balance(sizes={"256": 0.5, "512": 0.5})
+    other, own = Addition("q", "synthetic", "a", 3, 64), Addition("q", "real", "any", 9, 256, 511)
+    nothing = "no set of additions was found that fills this and the shares of splits, generators and sources at once"
+    assert told({("q", "real", "256"): 1}, 20, settings, [])[0] == f"9 are missing, and {nothing}"
+    waits = "9 are missing: there are enough, and they wait for what the cells lack"
+    assert told({("q", "real", "256"): 1}, 20, settings, [other])[0] == waits
+    against = "10 are missing: there are enough, but the shares of splits, generators or sources stand against them"
+    assert told({("q", "real", "512"): 20}, 20, settings, [other]) == [against, ""]
+    assert told({("q", "real", "256"): 1}, 20, settings, [own])[0] == "9 are missing: 9 more of 256 to 511 px would fill it"
+    small = "5 are missing: no image so small can be used, since q begins at 512 px"
+    assert told({}, 10, settings, [own], least=512)[0] == small
+
+
+def test_whole_groups_are_blamed_only_where_there_are_any() -> None:
+    found = {("p", origin, "x"): Counter({"": 3, "surplus": 1}) for origin in ("real", "synthetic")}
+    wanted = dict.fromkeys(found, 4)
+    for tied, settings, said in (
+        (frozenset("p"), Balance(), "whole groups do not divide evenly among the splits"),
+        (frozenset("q"), Balance(), "no set of additions was found that fills this"),
+        (frozenset("p"), Balance(splits={"train": 1.0}), "no set of additions was found that fills this"),
+    ):
+        cells = account(Ground(found, wanted, Shopping({}, {}), [], tied=tied), settings)
+        assert all(cell.reason.startswith(said) for cell in cells)

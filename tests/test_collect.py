@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import struct
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -632,3 +634,36 @@ def test_the_command_says_what_came_what_did_not_and_why(tmp_path):
     assert re.search(r"folder +photos +7 +5 +1 +0 +0 +2", said)
     unknown = run("collect", "--source", "foldr", "--work", "w", cwd=tmp_path, code=2).stderr
     assert "no source 'foldr' in manifests/sources; did you mean 'folder'?" in unknown
+
+
+def test_a_broken_archive_is_asked_again_once_it_is_whole(tmp_path):
+    archive = tmp_path / "shards" / "a.tar.gz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        for number in range(8):
+            data = png(number, 40, 40)
+            member = tarfile.TarInfo(f"{number}.png")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    recipe = (
+        'name = "r"\n[[collect]]\nsource = "archive"\ncategory = "photos"\noptions = { root = "shards", origin = "real" }\n'
+    )
+    write(tmp_path / "r.toml", recipe)
+    command = ("collect", "--recipe", "r.toml", "--work", "w")
+    done = run(*command, cwd=tmp_path, code=1)
+    assert "1 truncated" in done.stdout
+    assert "1 may come back: build-imaginet collect --retry" in done.stdout
+    archive.write_bytes(whole)
+    run(*command, cwd=tmp_path, code=1)
+    document = json.loads(run(*command, "--retry", "--json", cwd=tmp_path).stdout)
+    assert (document["total"], document["rejected"], document["failed"]) == (8, {}, 0)
+    assert [quota["may_come_back"] for quota in document["availability"]] == [0]
+    assert json.loads(run(*command, "--json", cwd=tmp_path).stdout)["new"] == 0
+
+
+def test_a_revision_belongs_into_the_card(tmp_path: Path) -> None:
+    want = Collect(source="folder", options={"root": str(tmp_path), "revision": "main"})
+    with pytest.raises(UsageError, match="a revision stands in the card"):
+        collect(Store(tmp_path / "w"), [want], 0, Pool(workers=1))

@@ -90,6 +90,20 @@ def test_the_dry_run_prints_it_and_touches_nothing(command, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_dry_run_of_collect_keeps_to_the_source_and_the_limit_asked_for(tmp_path):
+    asked = ("collect", "--recipe", "imaginet", "--dry-run", "--json")
+    whole = json.loads(run(*asked, cwd=tmp_path).stdout)
+    document = json.loads(run(*asked, "--source", "coco", "--limit", "7", cwd=tmp_path).stdout)
+    assert {entry["source"] for entry in document["collect"]} == {"coco"} != {entry["source"] for entry in whole["collect"]}
+    assert [entry["images"] for entry in document["collect"]] == [7] * len(document["collect"])
+    assert document["composition"]["images"] == 7 * len(document["collect"])
+    assert {row["generator_or_source"] for row in document["composition"]["rows"]} == {"coco"}
+    limited = json.loads(run(*asked, "--limit", "7", cwd=tmp_path).stdout)
+    assert [entry["images"] for entry in limited["collect"]] == [min(7, entry["images"]) for entry in whole["collect"]]
+    said = run("collect", "--recipe", "imaginet", "--dry-run", "--source", "coca", cwd=tmp_path, code=2).stderr
+    assert "no source 'coca'" in said
+
+
 def test_it_needs_no_network(monkeypatch, tmp_path):
     def refuse(*words: object, **more: object) -> None:
         raise AssertionError("a connection was opened")

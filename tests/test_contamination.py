@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command import run
+from numpy.typing import NDArray
 from pictures import encoded, picture
 from PIL import Image, ImageFilter, ImageOps
 
@@ -77,6 +78,35 @@ def test_a_million_copies_on_either_side_are_one_answer(places: tuple[Path, Path
     many = contamination.Sketch("many", "", row.take(pa.array(np.zeros(200_000, dtype=np.int64))))
     (found,) = contamination.report(contamination.hashed(many.table), [many], 6)
     assert (found.equal, found.near, found.rows) == (200_000, 0, 200_000)
+
+
+def side(pixels: list[str], hashes: list[int], long: NDArray[np.uint64]) -> contamination.Hashed:
+    """Images by their pixels, 64 bits (of the mirror image too) and 256 bits."""
+    few = np.array(hashes, dtype=np.uint64)
+    names, flags = np.array(pixels, dtype=object), np.zeros(len(pixels), dtype=bool)
+    return contamination.Hashed(pixels, names, names, few, few, flags, flags, lambda rows, mirrored: long[rows])
+
+
+@pytest.mark.parametrize("radius", [0, 6])
+def test_a_crowd_near_others_is_compared_in_full(radius: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of one picture near twenty, and pictures under one hash with one copy each on the other side: no pair too many."""
+    random = np.random.default_rng(radius)
+    long = random.integers(0, 2**64, (600, 4), dtype=np.uint64)
+    long[1] = long[0]
+    sketch = contamination.Sketch("bench", "", pa.table({}))
+    monkeypatch.setattr(contamination, "PAIRS", 100)
+    for own, other, near in (
+        (
+            side(["same"] * 100_000, [0] * 100_000, long[np.zeros(100_000, int)]),
+            side([*"abcdefghij"], [0] * 10, long[:10]),
+            100_000,
+        ),
+        (side([f"o{i}" for i in range(600)], [0] * 600, long), side([f"b{i}" for i in range(600)], [0] * 600, long[::-1]), 600),
+    ):
+        monkeypatch.setattr(contamination, "hashed", lambda table, other=other: other)
+        (found,) = contamination.report(own, [sketch], radius, memory=1 << 20)
+        assert (found.equal, found.near) == (0, near)
+    assert [m.other for m in found.matches][2:] == list(range(597, -1, -1))
 
 
 def broken(kind: str, good: Path, folder: Path) -> Path:

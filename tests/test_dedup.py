@@ -204,6 +204,44 @@ def test_crowded_hashes_cost_what_it_takes_to_connect_them() -> None:
         dedup.pairs(crowded, 6, limit=100_000)
 
 
+@pytest.mark.parametrize("radius", [7, 10])
+def test_a_few_crowds_are_connected_and_then_left_alone(radius: int) -> None:
+    """Six crowds of 500, two of them not far from each other: every way through the search says what all pairs say."""
+    random = np.random.default_rng(radius)
+    base = random.integers(0, 2**64, 6, dtype=np.uint64)
+    base[1] = flipped(int(base[0]), 2 * radius, random)
+    crowds = np.repeat(base, 500)
+    for _ in range(radius // 2):
+        crowds ^= np.uint64(1) << random.integers(0, 64, len(crowds)).astype(np.uint64)
+    crowds = random.permutation(crowds)
+    expected = dedup.components(len(crowds), brute(crowds, radius))
+    for chosen in (None, (radius + 2, 2), (radius + 3, 3)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hamming, "plan", lambda n, radius, chosen=chosen: chosen)
+            for memory in (1 << 30, 1 << 16) if radius == 7 else (1 << 30,):
+                assert np.array_equal(dedup.groups(crowds, radius, memory=memory), expected)
+
+
+def test_sixty_thousand_in_six_crowds_take_little_time_and_many_far_pairs_little_memory() -> None:
+    code = (
+        "import resource, time, numpy as np; from imaginet_build import dedup; import scipy.sparse.csgraph\n"
+        "random = np.random.default_rng(1)\n"
+        "x = random.integers(0, 2**64, 12_000, dtype=np.uint64)\n"
+        "y = random.integers(0, 2**64, 6, dtype=np.uint64)[random.integers(0, 6, 60_000)]\n"
+        "for _ in range(5): y ^= np.uint64(1) << random.integers(0, 64, 60_000).astype(np.uint64)\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
+        "assert not dedup.groups(x, 40, memory=16 << 20).any()\n"
+        "start = time.process_time(); count = len(set(dedup.groups(y, 10, memory=16 << 20).tolist()))\n"
+        "print(count, time.process_time() - start, (peak() - before) >> 10)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    count, seconds, megabytes = (float(word) for word in done.stdout.split())
+    assert count == 6
+    assert seconds < 25
+    assert megabytes < 120
+
+
 def test_a_budget_bounds_what_is_asked(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(connect, "BUDGET", 1000)
     dedup.groups(np.zeros(500, dtype=np.uint64), 6, lambda i, j: np.zeros(len(i), dtype=bool))
@@ -227,12 +265,17 @@ def test_the_default_radius_follows_the_number_of_images() -> None:
 
 def test_questions_that_make_no_sense() -> None:
     good = np.arange(4, dtype=np.uint64)
-    for radius in (-1, 65):
+    for radius in (-1, 65, 2.5, "6"):
         with pytest.raises(UsageError, match="0 to 64"):
-            dedup.groups(good, radius)
+            dedup.groups(good, radius)  # type: ignore[arg-type]
     for bad in (good.reshape(2, 2), good.astype(float), np.array(["a"])):
         with pytest.raises(UsageError, match="whole number"):
             dedup.groups(bad, 6)
+    for negative in ([-1, 5], [2**64 - 1, -1], np.array([5, -1]), [2**64, 0]):
+        with pytest.raises(UsageError, match="is no 64-bit hash"):
+            dedup.groups(negative, 6)
+    assert dedup.groups([2**64 - 1, 0, 5], 6).tolist() == [0, 1, 1]
+    assert dedup.groups([2**64 - 1, 2**64 - 2], 1).tolist() == [0, 0]
     with pytest.raises(UsageError, match="mirrored"):
         dedup.groups(good, 6, mirrored=good[:3])
     assert dedup.groups(np.zeros(0, dtype=np.uint64), 6).tolist() == []

@@ -119,8 +119,26 @@ def test_a_gate_whose_self_test_fails_passes_nothing() -> None:
     gate = decide(0.51, LOW, [], 32, tested=blind)
     assert gate.verdict == "undecided"
     assert gate.reason.startswith("undecided: 32 groups, too few to notice a marker on 20 real or 12 synthetic")
+    assert gate.reason.endswith("missed extension of real")
     assert decide(0.51, LOW, [], 32, tested=replace(blind, caught=True)).verdict == "passed"
     assert decide(0.90, LOW, [], 32, tested=blind).verdict == "refused"
+
+
+def test_a_gate_without_25_groups_of_a_class_passes_nothing() -> None:
+    few = "6 groups of a class (real), fewer than the 25 that the self-test marks"
+    tested = SelfTest((6, 6), (), False, (few,), few=few)
+    gate = decide(0.5, LOW, [], 12, tested=tested)
+    assert (gate.verdict, gate.reason) == ("undecided", f"undecided: 12 groups; {few}")
+    assert decide(0.9, LOW, [], 12, tested=tested).verdict == "refused"
+    assert decide(0.5, np.full(100, 0.58), [], 12, tested=tested).reason == "undecided: 12 groups, chance alone reaches 0.580"
+
+
+def test_the_reason_names_the_content_type_in_which_a_value_marks_a_class() -> None:
+    marker = Marker("extension", "png", 0, 25, (300, 300), 1e-7)
+    assert decide(0.5, LOW, [marker], 60).reason.startswith("extension = png marks a class: in 0 of 300 real groups")
+    within = decide(0.5, LOW, [replace(marker, scope="photos")], 60)
+    assert within.verdict == "refused"
+    assert within.reason.startswith("extension = png marks a class among photos: in 0 of 300 real groups and in 25 of 300 syn")
 
 
 def test_a_marker_refuses_also_where_nothing_else_can_be_said() -> None:

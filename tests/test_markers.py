@@ -9,7 +9,8 @@ import pytest
 from looks import cases_of, facts
 from scipy.stats import fisher_exact
 
-from imaginet_build.markers import MARKER_P, _stratified, markers, self_test
+from imaginet_build.crossfit import Cases
+from imaginet_build.markers import MARKER_P, Parts, _Field, _fields, _stratified, _Test, markers, self_test
 from imaginet_build.probes import Probe, probes_of
 
 FACTS = ("extension", "quality", "qtables", "subsampling", "width", "exif", "software")
@@ -87,9 +88,86 @@ def test_the_self_test_finds_its_own_marker_in_either_class() -> None:
 
 
 def test_the_self_test_says_so_where_nothing_could_be_found() -> None:
-    """Thousands of one class and twelve of the other: the twelve could all lack a marker by chance."""
-    cases = cases_of((np.arange(2000) < 12).astype(int))
+    """Thousands of one class and thirty of the other: the thirty could all lack a marker by chance."""
+    cases = cases_of((np.arange(2000) < 30).astype(int))
     tested = self_test(probes_of(facts(2000, 2)), cases)
     assert not tested.caught
-    assert tested.groups == (40, 12)
+    assert (tested.groups, tested.few) == ((40, 25), "")
     assert {missed.rpartition(" ")[2] for missed in tested.missed} == {"real"}
+
+
+@pytest.mark.parametrize("groups", [6, 9, 20, 24, 25])
+def test_the_self_test_needs_25_groups_of_a_class(groups: int) -> None:
+    """Planted on every group of a class there is, a marker would be found, and that promises nothing of 25 among more."""
+    cases = cases_of((np.arange(60 + groups) < groups).astype(int))
+    plain = probes_of(facts(1, 0).take([0] * len(cases.labels)))
+    tested = self_test(plain, cases)
+    assert tested.caught == (groups == 25)
+    if groups < 25:
+        assert tested.few == f"{groups} groups of a class (synthetic), fewer than the 25 that the self-test marks"
+        assert (tested.facts, tested.missed) == ((), (tested.few,))
+
+
+def two_types(rows: int) -> tuple[Cases, dict[str, np.ndarray]]:
+    """Half photos, half faces, the classes alike in both."""
+    photos = np.arange(rows) < rows // 2
+    return cases_of(np.arange(rows) % 2), {"faces": ~photos, "photos": photos}
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_a_marker_that_leans_the_other_way_in_another_content_type_is_caught(fact: str) -> None:
+    """25 of 300 synthetic photos and 25 of 300 real faces: over everything both classes carry it alike."""
+    cases, parts = two_types(1200)
+    marked = [np.flatnonzero(parts[name] & (cases.labels == label))[7:32] for name, label in (("photos", 1), ("faces", 0))]
+    probes = planted(probes_of(facts(1200, 3)), fact, np.concatenate(marked))
+    assert markers(probes, cases) == []
+    found = markers(probes, cases, parts)
+    assert {(m.probe, m.value, m.scope, m.real, m.synthetic, m.groups) for m in found} == {
+        (fact, "planted", "photos", 0, 25, (300, 300)),
+        (fact, "planted", "faces", 25, 0, (300, 300)),
+    }
+
+
+def test_a_marker_over_everything_is_told_once() -> None:
+    cases, parts = two_types(1200)
+    marked = np.flatnonzero(cases.labels == 1)[::6]
+    found = markers(planted(probes_of(facts(1200, 3)), "exif", marked), cases, parts)
+    assert [(m.probe, m.value, m.scope) for m in found] == [("exif", "planted", "all")]
+
+
+def test_searching_every_content_type_marks_clean_data_no_more_often() -> None:
+    false = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        types = random.integers(0, 4, 600)
+        parts = {str(i): types == i for i in range(4)}
+        false += bool(markers(probes_of(facts(600, 500 + seed)), cases_of(random.permutation(np.arange(600) % 2)), parts))
+    assert false <= 60 * MARKER_P * 3
+
+
+def test_the_self_test_plants_in_a_content_type_what_does_not_show_over_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases, parts = two_types(1200)
+    probes = probes_of(facts(1200, 2))
+    tested = self_test(probes, cases, parts)
+    assert (tested.caught, tested.scope) == (True, "faces")
+
+    def blind(cases: Cases, parts: Parts) -> list[_Field]:
+        """The same fields, with what is looked at in the content types put out of sight."""
+        whole, *others = _fields(cases, parts)
+        return [whole, *(_Unseeing(field.scope, field.rows, field.blocks) for field in others)]
+
+    monkeypatch.setattr("imaginet_build.markers._fields", blind)
+    tested = self_test(probes, cases, parts)
+    assert not tested.caught
+    assert {missed.partition(" among ")[2] for missed in tested.missed} == {"faces"}
+
+
+class _Unseeing(_Field):
+    def tests(self, probe: Probe) -> list[_Test]:
+        return []
+
+
+def test_a_content_type_with_few_groups_is_not_planted_in() -> None:
+    cases, few = two_types(1200)[0], np.arange(1200) < 48
+    tested = self_test(probes_of(facts(1200, 2)), cases, {"few": few})
+    assert (tested.caught, tested.scope) == (True, None)

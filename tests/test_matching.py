@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from inline import Inline, Interrupted
-from listed import cards
+from listed import Captioned, cards
 from pictures import jpeg, write
 
 from imaginet_build import candidates, engine, matching
@@ -20,7 +21,7 @@ from imaginet_build.engine import Pool
 from imaginet_build.errors import UsageError
 from imaginet_build.matching import Seen, choose, distances, rows_of, space_of
 from imaginet_build.recipe import Collect, Generate
-from imaginet_build.records import random_of
+from imaginet_build.records import Found, Refusal, Want, random_of
 from imaginet_build.store import Store
 
 ONE = Pool(workers=1)
@@ -223,3 +224,52 @@ def test_a_source_with_fewer_than_asked_gives_what_it_has(place: Path, caplog: p
     assert "asked for 30, the source has 20" in caplog.text
     (total,) = done.availability
     assert (total.asked, total.had, total.given_up) == (30, 20, 10)
+
+
+def test_any_sequence_of_limits_ends_with_the_choice_of_the_whole_quota(place: Path) -> None:
+    whole = run(place / "whole", entry())
+    totals = []
+    for limit in (1, 5, 5, 3, None, None):
+        done = collect(Store(place / "work"), [entry()], 3, ONE, generate=ORDERS, trust=True, limit=limit)
+        totals.append(done.total)
+        assert done.matching == whole.matching
+        assert done.availability[0].replaced == whole.availability[0].replaced
+    assert totals == [1, 5, 5, 5, 12, 12]
+    parts, calm = Store(place / "work"), Store(place / "whole")
+    assert parts.facts().equals(calm.facts())
+    assert parts.rejects().equals(calm.rejects())
+    assert done.rejected == whole.rejected
+    assert not any((place / "work" / "candidates").iterdir())
+
+
+def test_candidates_of_a_server_that_was_down_are_asked_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = Captioned.find
+
+    def down(collector: Captioned, want: Want) -> Iterator[Found | Refusal]:
+        for answer in find(collector, want):
+            yield Refusal("http-503", "it is down", answer.source_key)
+
+    monkeypatch.setattr(Captioned, "find", down)
+    done = run(place / "work", entry(5, count=10))
+    assert (done.total, done.rejected, done.availability[0].may_come_back) == (0, {"http-503": 10}, 10)
+    monkeypatch.setattr(Captioned, "find", find)
+    assert run(place / "work", entry(5, count=10)).total == 0
+    done = collect(Store(place / "work"), [entry(5, count=10)], 3, ONE, generate=ORDERS, trust=True, retry=True)
+    assert (done.total, done.rejected) == (5, {"dead-link": 1, "not-matched": 4})
+    assert done.matching[0]["candidates"] == 9
+
+
+def test_under_a_limit_nothing_is_matched_to_a_part_of_what_is_collected(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(6):
+        width, height = OPTIONS["sizes"][number % 2]
+        write(place / "midjourney" / "mj" / f"{number}.jpg", jpeg(f"mj{number}", width, height))
+    fakes = Collect(
+        source="folder", category="photos", options={"root": "midjourney", "origin": "synthetic", "category": "photos"}
+    )
+    wants = [entry(match="mj"), fakes]
+    whole = collect(Store(place / "whole"), wants, 3, ONE, trust=True)
+    assert whole.total == 18
+    totals = [collect(Store(place / "work"), wants, 3, ONE, trust=True, limit=limit).total for limit in (2, 4, 9, None)]
+    assert totals == [2, 4, 15, 18]
+    assert "captioned: it matches what folder gives, and is chosen once that is here without --limit" in caplog.text
+    assert Store(place / "work").facts().equals(Store(place / "whole").facts())

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -331,6 +332,16 @@ def test_bytes_that_changed_since_they_were_collected_are_refused(tmp_path: Path
     pq.write_table(table.set_column(table.schema.get_field_index("image"), "image", [data]), path)
     with pytest.raises(BuildError, match="no longer those that were collected"):
         publish(store, tmp_path / "r", views=["native"])
+
+
+def test_facts_that_contradict_the_bytes_are_refused(tmp_path: Path) -> None:
+    store = work_folder(tmp_path / "w", parts=1)
+    path = next((tmp_path / "w" / "parts").rglob("*.parquet"))
+    table = pq.read_table(path)
+    lies = [7, *table["phash"].to_pylist()[1:]]
+    pq.write_table(table.set_column(table.schema.get_field_index("phash"), "phash", pa.array(lies, pa.uint64())), path)
+    with pytest.raises(BuildError, match=r"1 images .* contradict its bytes \(phash 7, in truth \d+\)"):
+        publish(store, tmp_path / "r")
 
 
 def test_one_view_alone_is_a_release(tmp_path: Path) -> None:

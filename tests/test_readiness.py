@@ -158,11 +158,11 @@ def hub() -> Iterator[str]:
     server.server_close()
 
 
-def resolve_in_a_process(name: str = "sdxl", **environment: str) -> subprocess.CompletedProcess[str]:
+def resolve_in_a_process(name: str = "sdxl", kind: str = "generators", **environment: str) -> subprocess.CompletedProcess[str]:
     """huggingface_hub reads its settings once, when imported: hence a process of its own."""
     code = (
         "from pathlib import Path; from imaginet_build import catalog\n"
-        f"print(catalog.resolve(catalog.card('generators', '{name}'), Path('cards.lock')))"
+        f"print(catalog.resolve(catalog.card('{kind}', '{name}'), Path('cards.lock')))"
     )
     root = Path(readiness.__file__).parent.parent
     return subprocess.run(
@@ -187,6 +187,13 @@ def test_without_weights_and_network_one_sentence_says_what_is_missing(elsewhere
     assert "sdxl: the weights of stabilityai/stable-diffusion-xl-base-1.0 are not on this machine" in last
     assert "hf download stabilityai/stable-diffusion-xl-base-1.0" in last
     assert not (elsewhere / "cards.lock").exists()
+
+
+def test_without_a_network_a_data_set_is_called_one_and_its_own_command_is_named(elsewhere: Path) -> None:
+    last = resolve_in_a_process("wikiart", "sources", HF_HUB_OFFLINE="1").stderr.strip().splitlines()[-1]
+    assert "wikiart: the data set huggan/wikiart is not on this machine and the hub cannot be asked" in last
+    assert "hf download --repo-type dataset huggan/wikiart" in last
+    assert "weights" not in last
 
 
 def test_a_hub_that_names_no_commit_is_not_believed(hub: str, elsewhere: Path) -> None:

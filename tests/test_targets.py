@@ -16,6 +16,7 @@ from PIL import Image
 from imaginet_build import images
 from imaginet_build.errors import BuildError, MissingExtra, UsageError
 from imaginet_build.facts import FACTS, Measured, Task, measure
+from imaginet_build.probes import remedy
 from imaginet_build.records import FACT_SCHEMA, Refusal
 from imaginet_build.release import Names, schema
 from imaginet_build.store import Store
@@ -75,6 +76,23 @@ def test_a_target_knows_the_command_that_makes_it_anew(tmp_path: Path) -> None:
     assert read_pair(real, fake).command == f"build-imaginet run --real '{real}' --fake '{fake}'"
     folder_of(tmp_path, {"index.csv": b"path,origin\nmy images/r/1.jpg,real\nmy images/f/4.webp,fake\n"})
     assert read(tmp_path).command == f"build-imaginet run pipelines/folders.toml --set root={tmp_path}"
+
+
+def test_what_holds_no_images_as_they_came_says_what_to_give_and_ends_in_the_command(tmp_path: Path) -> None:
+    """A placeholder, where there must be one, is the last word; everything else is typed as it stands."""
+    made = "build-imaginet run pipelines/folders.toml --set root=FOLDER"
+    (tmp_path / "one.csv").write_text("path,origin\na.jpg,real\nb.png,synthetic\n")
+    rows: list[tuple[int, bytes | None]] = [(i % 2, picture(i)) for i in range(4)]
+    release_of(tmp_path / "alone", "native", rows)
+    for target in (read(tmp_path / "one.csv"), read(tmp_path / "alone")):
+        prose, command = remedy("extension", target.views[0], target.command).rsplit(": ", 1)
+        assert command == made
+        assert prose.endswith("in the subfolders real and synthetic")
+        assert "build-imaginet" not in prose
+    work = work_of(tmp_path / "work", plan=True)
+    release_of(work / "release", "native", rows)
+    again = f"build-imaginet balance --work {work} && build-imaginet publish --work {work}"
+    assert read(work).command == read(work / "release").command == again
 
 
 def test_a_folder_with_real_and_fake_in_it_is_such_a_pair(tmp_path: Path) -> None:
@@ -228,10 +246,12 @@ def test_measuring_never_raises_for_what_a_file_holds(tmp_path: Path) -> None:
 def test_a_wrong_path_names_the_nearest_one(tmp_path: Path) -> None:
     pair(tmp_path)
     (tmp_path / "release-2").mkdir()
-    with pytest.raises(UsageError, match=r"did you mean 'release-2'.*audit --real"):
+    with pytest.raises(UsageError, match=r"; did you mean 'release-2'\? An audit takes .*audit --real"):
         read(tmp_path / "relaese-2" / "data")
-    with pytest.raises(UsageError, match=r"--fake .*did you mean 'release-2'"):
+    with pytest.raises(UsageError, match=r"--fake .*; did you mean 'release-2'\? Give the folder"):
         read_pair(tmp_path / "r", tmp_path / "release2")
+    with pytest.raises(UsageError, match=r"no such file or folder: \S+zzzzzz\. An audit takes"):
+        read(tmp_path / "zzzzzz")
 
 
 @pytest.mark.parametrize("files", [{}, {"x.jpg": b""}, {"sub/x.jpg": b""}])

@@ -113,6 +113,7 @@ def generate(
 def collect(
     source: Annotated[str | None, typer.Option(help="One source card; all of the recipe's without it.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many images of each entry.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Ask again for what failed and may come back.")] = False,
     recipe: RecipeOption = None,
     work: WorkOption = None,
     sets: SetOption = None,
@@ -128,9 +129,9 @@ def collect(
         return say_listing(catalog.listing("sources"), as_json)
     session = open_session(recipe, work, sets, trust, "collected")
     if dry:
-        document = pipeline.forecast(session, ("collect",))
+        document = pipeline.forecast(session, ("collect",), source=source, limit=limit)
         return say(document, summaries.forecast_text(document), as_json)
-    done = stages.collect(session, source, limit)
+    done = stages.collect(session, source, limit, retry)
     document = done.to_json()
     say(document, summaries.collected_text(document), as_json)
     raise typer.Exit(1 if done.failed else 0)

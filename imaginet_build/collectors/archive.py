@@ -1,19 +1,22 @@
 """Images in archives, read in place: tar in any compression, zip, 7z, Parquet, WebDataset shards, here or at an fsspec URL.
 
-What a file is, its first bytes decide. Nothing is unpacked to disk, and archives inside archives are not opened. Whatever
-cannot be read is one refusal: a member's, or the rest of its archive's.
+What a file is, its first bytes decide. Archives inside archives are not opened, and nothing is unpacked to disk, but for the
+spares of a quota that wait their turn, in a nameless temporary file. Whatever cannot be read is one refusal: a member's, or the
+rest of its archive's.
 """
 
 from __future__ import annotations
 
 import heapq
 import logging
+import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, cast
+from tempfile import SpooledTemporaryFile, gettempdir
+from typing import IO, Any, ClassVar, cast
 
 from imaginet_build.collectors.columns import LABEL_WORDS, Columns
 from imaginet_build.collectors.inflate import Inflated, compression
@@ -30,7 +33,11 @@ from imaginet_build.records import Found, Origin, Refusal, Want, make_id
 log = logging.getLogger(__name__)
 
 _SPARES = 32
-_SPARE_BYTES = 64 * 2**20
+"""Spares looked for when the first are wanted; then four times as many each time, since each time is two readings of all."""
+_MOST_SPARES = 2**16
+_SPARE_BYTES = 2**30
+"""What the spares that wait may take on disk (up to `_HELD_BYTES` stay in memory); those beyond are read again, each alone."""
+_HELD_BYTES = 64 * 2**20
 _EVERY = 2**128
 
 Cut = tuple[int, int]
@@ -101,11 +108,15 @@ class Archive:
         if want.count is None:
             yield from self._read(volumes, want, (-1, _EVERY), tell=True)
             return
-        floor, ceiling = -1, self._cut(volumes, want, -1, want.count)
-        yield from self._read(volumes, want, (floor, ceiling), tell=True)
+        floor, ceiling, largest = -1, self._cut(volumes, want, -1, want.count), 1
+        for item in self._read(volumes, want, (floor, ceiling), tell=True):
+            largest = max(largest, len(item.data) if isinstance(item, Found) else 0)
+            yield item
+        spares = _SPARES
         while ceiling < _EVERY:
-            floor, ceiling = ceiling, self._cut(volumes, want, ceiling, _SPARES)
+            floor, ceiling = ceiling, self._cut(volumes, want, ceiling, spares)
             yield from self._spares(volumes, want, (floor, ceiling))
+            spares = max(_SPARES, min(4 * spares, _MOST_SPARES, _SPARE_BYTES // largest))
 
     def strata(self, want: Want) -> dict[str, int]:
         """Stratum -> how many images of `want.category` are listed there."""
@@ -119,7 +130,7 @@ class Archive:
             except Broken:
                 continue  # said where it is read
             except BrokeOff as error:
-                raise _again([str(error)]) from error
+                raise _again([error]) from error
         return dict(sorted(counts.items()))
 
     def _volumes(self, seed: int) -> list[Volume]:
@@ -146,19 +157,26 @@ class Archive:
             except Broken:
                 continue  # said where it is read
             except BrokeOff as error:
-                raise _again([str(error)]) from error
+                raise _again([error]) from error
         return -lowest[0] if len(lowest) == count else _EVERY
 
     def _spares(self, volumes: Sequence[Volume], want: Want, cut: Cut) -> Iterator[Found | Refusal]:
-        """The images of a cut in the order of their numbers, as many held as fit; the others are read again."""
-        held: dict[int, Found | Refusal | None] = {}
-        size = 0
-        for item, number in self._numbered(volumes, want, cut):
-            size += len(item.data) if isinstance(item, Found) else 0
-            held[number] = item if size <= _SPARE_BYTES else None
-        for number in sorted(held):
-            kept = held.pop(number)
-            yield from [kept] if kept is not None else self._read(volumes, want, (number - 1, number))
+        """What lies in a cut in the order of its numbers: read once as it is stored, then fetched back one by one."""
+        with SpooledTemporaryFile(_HELD_BYTES) as waiting:
+            kept: list[tuple[int, int, int]] = []
+            at = 0
+            for item, number in self._numbered(volumes, want, cut):
+                whole = pickle.dumps(item) if at < _SPARE_BYTES else b""
+                _write(waiting, whole, self.columns.who)
+                kept.append((number, at, len(whole)))
+                at += len(whole)
+            _write(waiting, b"", self.columns.who)
+            for number, begin, size in sorted(kept):
+                if size:
+                    waiting.seek(begin)
+                    yield pickle.loads(waiting.read(size))  # noqa: S301 - what was written a moment ago, in a file without a name
+                else:
+                    yield from self._read(volumes, want, (number - 1, number))
 
     # --- reading -------------------------------------------------------------------------------------------------------
 
@@ -172,7 +190,7 @@ class Archive:
         """What lies in a cut and is not here yet, with its number; with `tell`, what ended an archive early too."""
         floor, ceiling = cut
         passed_over: Counter[str] = Counter()
-        cut_off: list[str] = []
+        cut_off: list[BrokeOff] = []
         for volume in volumes:
             prefix = f"{volume.name}/"
 
@@ -191,8 +209,8 @@ class Archive:
                         yield Refusal(error.reason, error.detail, volume.name), ceiling
             except BrokeOff as error:
                 if want.count is not None:  # a later call must choose as if nothing had happened
-                    raise _again([str(error)]) from error
-                cut_off.append(str(error))
+                    raise _again([error]) from error
+                cut_off.append(error)
         if cut_off:
             raise _again(cut_off)
         if tell and passed_over:
@@ -279,6 +297,18 @@ class Archive:
         )
 
 
+def _write(waiting: IO[bytes], data: bytes, who: str) -> None:
+    """Add to the spares that wait. Raises `BuildError` where there is no room for them."""
+    try:
+        waiting.write(data)
+        waiting.flush()
+    except OSError as error:
+        raise BuildError(
+            f"{who}: its spares cannot wait in {gettempdir()} ({error.strerror or error}). Make room there, or set TMPDIR to a "
+            "folder that has it, and run the same command again"
+        ) from error
+
+
 def _by_place(key: str) -> tuple[Origin | None, str | None]:
     """Origin and generator as the names of an archive and its folders say them."""
     folders = key.split("/")[:-1]
@@ -298,5 +328,9 @@ def _word(folder: str) -> str:
     return folder.lower().partition(".")[0]
 
 
-def _again(said: Sequence[str]) -> BuildError:
-    return BuildError(f"{'; '.join(said)}. What was finished is kept: run the same command again to go on from there")
+def _again(errors: Sequence[BrokeOff]) -> BuildError:
+    remedies = "; ".join(dict.fromkeys(error.remedy for error in errors if error.remedy))
+    return BuildError(
+        f"{'; '.join(map(str, errors))}. {f'To mend it: {remedies}. ' if remedies else ''}What was finished is kept: "
+        f"{'then ' if remedies else ''}run the same command again to go on from there"
+    )

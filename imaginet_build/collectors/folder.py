@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import logging
 import os
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from imaginet_build import containers
+from imaginet_build.collectors import listfiles
 from imaginet_build.errors import BadImage, UsageError, suggest
 from imaginet_build.records import EXTENSIONS, ORIGINS, Found, Origin, Refusal, Want, make_id
 
@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 MAX_BYTES = 256 * 2**20
 """A larger file is refused unread."""
+
+_NEXT = 'Say where the images lie in the recipe\'s entry: options = { root = "PLACE" }.'
 
 FOLDER_ORIGINS: dict[str, Origin] = {
     "real": "real", "0_real": "real", "nature": "real", "synthetic": "synthetic", "fake": "synthetic", "1_fake": "synthetic",
@@ -34,8 +36,9 @@ class Folder:
     With an index (a CSV with the columns path, origin, content_type, source, generator, licence; others are ignored, but
     `sha256` is checked where present, and `group`, `prompt` and `date` are kept) only listed files are taken. Without one,
     folders named real, synthetic or fake give the origin, folders named like a category the category, and the next folder below
-    the source or generator. `origin` and `category` answer before folder names do. `stratum`: the index's column that divides
-    the images, or `/` for the folder each lies in.
+    the source or generator. `origin` and `category` answer before folder names do; where nothing says a category, an
+    image is of the one that is asked for. `stratum`: the index's column that divides the images, or `/` for the folder each
+    lies in.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class Folder:
         if not self.root.is_dir():
             parent = self.root.parent
             near = suggest(self.root.name, [p.name for p in parent.iterdir() if p.is_dir()]) if parent.is_dir() else ""
-            raise UsageError(f"no folder {root}{near}. Give the folder that holds the images: --set root=DIR")
+            raise UsageError(f"no folder {root}{near or '.'} {_NEXT}")
         if origin not in (None, *ORIGINS):
             raise UsageError(f"origin = {origin!r}: it is one of {', '.join(ORIGINS)}")
         self.index = self.root / (index or "index.csv")
@@ -64,8 +67,7 @@ class Folder:
 
     def find(self, want: Want) -> Iterator[Found | Refusal]:
         """Every image of the folder, in an order that `want.seed` alone decides."""
-        listed = self._indexed() if self.index.is_file() else self._lying_there()
-        for found in sorted(listed, key=lambda item: make_id(want.seed, item.source_key)):
+        for found in sorted(self._listed(want), key=lambda item: make_id(want.seed, item.source_key)):
             if found.source_key in want.have:
                 continue
             if isinstance(found, Refusal):
@@ -79,11 +81,23 @@ class Folder:
             raise UsageError(
                 f'{self.root} is not divided: give `stratum`, a column of its index, or "/" for the folder each image lies in'
             )
-        listed = self._indexed() if self.index.is_file() else self._lying_there()
-        found = [f for f in listed if isinstance(f, Found) and want.category in (None, f.category)]
+        found = [f for f in self._listed(want) if isinstance(f, Found) and want.category in (None, f.category)]
         return dict(Counter(f.stratum for f in found if f.stratum is not None))
 
-    def _lying_there(self) -> Iterator[Found | Refusal]:
+    def _listed(self, want: Want) -> list[Found | Refusal]:
+        """Everything there is, unread; it is said where that comes to nothing."""
+        listed = list(self._indexed(want.category) if self.index.is_file() else self._lying_there(want.category))
+        kinds = Counter(found.category for found in listed if isinstance(found, Found))
+        if not listed and self.index.is_file():
+            log.warning("%s lists no image. Fill it, or take it away to use the folder as it lies.", self.index)
+        elif not listed:
+            log.warning("%s: there is no image in it. %s", self.root, _NEXT)
+        elif kinds and want.category is not None and want.category not in kinds and want.stratum is None:
+            have = ", ".join(f"{count} of {kind}" for kind, count in sorted(kinds.items()))
+            log.warning("%s: none of its images is of the category %s: it holds %s", self.root, want.category, have)
+        return listed
+
+    def _lying_there(self, asked: str | None) -> Iterator[Found | Refusal]:
         """The files by their places; `data` is filled in when one is read."""
         others: Counter[str] = Counter()
         closed: list[OSError] = []
@@ -104,7 +118,7 @@ class Folder:
                 elif key != place:
                     yield Refusal("name-not-utf8", f"{key}: rename it, its name is not UTF-8", key)
                 else:
-                    yield self._by_place(key)
+                    yield self._by_place(key, asked)
         for error in closed:
             key = _printable(os.path.relpath(error.filename, self.root))
             yield Refusal("unreadable", f"{key}: {error.strerror}", key)
@@ -112,7 +126,7 @@ class Folder:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
             log.info("%s: passed over files that are not images by name: %s", self.root, kinds)
 
-    def _by_place(self, key: str) -> Found:
+    def _by_place(self, key: str, asked: str | None) -> Found:
         origin, category, rest = self.origin, self.category, []
         for place in PurePosixPath(key).parts[:-1]:
             if origin is None and place.lower() in FOLDER_ORIGINS:
@@ -126,7 +140,7 @@ class Folder:
             source_key=key,
             data=b"",
             origin=origin,
-            category=category or "uncategorized",
+            category=category or asked or "uncategorized",
             generator=(maker or self.root.resolve().name) if origin == "synthetic" else None,
             source=maker or self.root.resolve().name,
             stratum=self._folder_of(key),
@@ -136,48 +150,55 @@ class Folder:
         """The name of the folder a file lies in, where that is what divides the images."""
         return (PurePosixPath(key).parent.name or ".") if self.stratum == "/" else None
 
-    def _indexed(self) -> Iterator[Found | Refusal]:
+    def _indexed(self, asked: str | None) -> Iterator[Found | Refusal]:
         seen: set[str] = set()
-        # A broken byte in a name is a row that names a missing file, not the end of the run.
-        with self.index.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            rows = csv.DictReader(file)
-            missing = {"path", "origin"} - set(rows.fieldnames or ())
-            missing |= {self.stratum} - {"/", None, *(rows.fieldnames or ())} if self.stratum else set()
-            if missing:
-                raise UsageError(
-                    f"{self.index}: no column {', '.join(sorted(missing))}; it has {', '.join(rows.fieldnames or ())}"
-                )
-            while True:
-                try:
-                    row = next(rows)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    number = rows.reader.line_num
-                    yield Refusal("broken-row", f"line {number}: {error}", f"{self.index.name}#{number}")
-                    continue
-                number = rows.reader.line_num
-                key = row.get("path") or ""
-                if key in seen or not key:
-                    reason = "listed-twice" if key else "no-path"
-                    yield Refusal(reason, f"line {number} of {self.index.name}", f"{key}#{number}")
-                    continue
-                seen.add(key)
-                yield self._by_row(key, row, number)
+        columns: list[str] = []
 
-    def _by_row(self, key: str, row: Mapping[str, str | None], number: int) -> Found | Refusal:
+        def is_row(row: list[str]) -> bool:
+            places = row if not columns else [row[columns.index("path")]] if len(row) == len(columns) else []
+            return any(PurePosixPath(place).suffix[1:].lower() in EXTENSIONS for place in places)
+
+        # A broken byte in a name is a row that names a missing file, not the end of the run.
+        for number, cells in listfiles.records(listfiles.lines(self.index, errors="replace"), ",", is_row):
+            if not columns:
+                columns = self._columns(cells)
+                continue
+            if isinstance(cells, Refusal):
+                yield Refusal(cells.reason, f"line {number}: {cells.detail}", f"{self.index.name}#{number}")
+                continue
+            row = dict(zip(columns, cells, strict=False))
+            key = row.get("path") or ""
+            if key in seen or not key:
+                reason = "listed-twice" if key else "no-path"
+                yield Refusal(reason, f"line {number} of {self.index.name}", f"{key}#{number}")
+                continue
+            seen.add(key)
+            yield self._by_row(key, row, number, asked)
+        if not columns:
+            self._columns([])
+
+    def _columns(self, header: list[str] | Refusal) -> list[str]:
+        """The names of the index's columns. Raises `UsageError` where they cannot be read or one that is needed is missing."""
+        if isinstance(header, Refusal):
+            raise UsageError(f"{self.index}: its first line should name the columns, but {header.detail}")
+        missing = {"path", "origin", *({self.stratum} - {"/", None, ""})} - set(header)
+        if missing:
+            raise UsageError(f"{self.index}: no column {', '.join(sorted(map(str, missing)))}; it has {', '.join(header)}")
+        return header
+
+    def _by_row(self, key: str, row: Mapping[str, str], number: int, asked: str | None) -> Found | Refusal:
         origin = (row.get("origin") or "").strip().lower()
         if origin not in ORIGINS:
             return Refusal("unknown-origin", f"line {number} of {self.index.name} says {origin!r}", key)
-        category = (row.get("content_type") or row.get("category") or "").strip().lower() or self.category or "uncategorized"
-        if category not in self.categories:
+        category = (row.get("content_type") or row.get("category") or "").strip().lower() or self.category
+        if category and category not in self.categories:
             return Refusal("unknown-category", f"line {number} of {self.index.name} says {category!r}", key)
         source = row.get("source") or None
         return Found(
             source_key=key,
             data=b"",
             origin="real" if origin == "real" else "synthetic",
-            category=category,
+            category=category or asked or "uncategorized",
             generator=(row.get("generator") or source or "unknown") if origin == "synthetic" else None,
             source=source,
             licence=row.get("licence") or row.get("license") or None,

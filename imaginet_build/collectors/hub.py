@@ -31,13 +31,13 @@ _IN_ARCHIVE = re.compile(r"(?:zip|tar)://[^:]*")
 class Hub:
     """One split of one configuration of a data set.
 
-    `dataset`: `owner/name` on the Hub at the commit `revision`, or a local folder. `root`: a local copy that is read in its
-    place, under the same names. `image`, `caption`, `group`, `stratum`, `date`: columns (a caption becomes the prompt).
-    `label`: a column whose class names `labels` maps to `real`, `synthetic` or a generator. `generator_column`,
-    `category_column`, `licence_column`: the same as plain words; `categories` maps a data set's own words for content types to
-    ours. `origin` says what every image is, unless labels do; `generator` who made them, unless a column does. An image's name
-    is the value of the column `key`, or CONFIG/SPLIT/ROW with its file's suffix; where the split lies in several shards
-    (files), CONFIG/SPLIT/SHARD/ROW.
+    `dataset`: `owner/name` on the Hub at the commit `revision`, or `owner/name@COMMIT` (branches and tags move: they are
+    refused), or a local folder. `root`: a local copy that is read in its place, under the same names. `image`, `caption`,
+    `group`, `stratum`, `date`: columns (a caption becomes the prompt). `label`: a column whose class names `labels` maps to
+    `real`, `synthetic` or a generator. `generator_column`, `category_column`, `licence_column`: the same as plain words;
+    `categories` maps a data set's own words for content types to ours. `origin` says what every image is, unless labels do;
+    `generator` who made them, unless a column does. An image's name is the value of the column `key`, or CONFIG/SPLIT/ROW
+    with its file's suffix; where the split lies in several shards (files), CONFIG/SPLIT/SHARD/ROW.
     Raises `UsageError` for a wrong call.
     """
 
@@ -64,8 +64,16 @@ class Hub:
         category: str | None = None,
         generator: str | None = None,
     ) -> None:
+        if "@" in dataset and not Path(dataset).is_dir():
+            dataset, _, revision = dataset.partition("@")
         self.dataset, self.revision, self.config, self.split = dataset, revision, config, split
         self.place = _place(dataset, root)
+        if self.place is None and revision is not None and not re.fullmatch(r"[0-9a-f]{40}", revision):
+            raise UsageError(
+                f"{dataset}: no commit is named{'' if revision == 'listed' else f': {revision!r} may move'}. Give all 40 "
+                f"digits of one, which https://huggingface.co/datasets/{dataset}/commits/main lists, in the recipe's entry: "
+                f'options = {{ dataset = "{dataset}@COMMIT" }}'
+            )
         self.category, self.image, self.key, self.generator = category, image, key, generator
         self.columns = Columns(
             dataset, origin, label, labels or {}, caption, group, generator_column, category_column, categories or {},

@@ -37,7 +37,11 @@ class Broken(Exception):
 
 
 class BrokeOff(Exception):
-    """The transport failed, not the archive: another try may well succeed."""
+    """The transport failed, not the archive. `remedy`: what helps, where another try alone would not."""
+
+    def __init__(self, detail: str, remedy: str = "") -> None:
+        super().__init__(detail)
+        self.remedy = remedy
 
 
 @dataclass(frozen=True, slots=True)

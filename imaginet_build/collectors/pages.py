@@ -1,21 +1,39 @@
 """What the pages of a Parquet column say of their own sizes, read before Arrow makes room for them.
 
 A footer can lie: Arrow allocates what each page's own header claims, up to two gigabytes. Headers are Thrift structs in the
-compact protocol (parquet-format, PageHeader: 2 uncompressed_page_size, 3 compressed_page_size).
+compact protocol (parquet-format, PageHeader: 1 type, 2 uncompressed_page_size, 3 compressed_page_size, 5 data_page_header,
+8 data_page_header_v2). Nor does a page's size say what it becomes: two thousand rows may name one value of a dictionary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 _WINDOWS = (2**14, 2**20)
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12
 
 
-def sizes(file: BinaryIO, column: Any) -> Iterator[tuple[int, int]]:
-    """Packed and full size of every page of a column chunk (its metadata as pyarrow gives them). Ends where a header cannot be
-    read: Arrow, which reads it next, says what is wrong with it."""
+_DICTIONARY_PAGE = 2
+_AS_LONG_AS_STORED = frozenset({0, 6, 9})
+"""Encodings whose values together are no longer than their page: PLAIN, DELTA_LENGTH_BYTE_ARRAY, BYTE_STREAM_SPLIT."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page: its size packed and full, how many values it holds (0: it is a dictionary), and whether one stretch of its
+    bytes, or of the dictionary's, may stand for several values."""
+
+    packed: int
+    full: int
+    values: int
+    shared: bool
+
+
+def headers(file: BinaryIO, column: Any) -> Iterator[Page]:
+    """Every page of a column chunk (its metadata as pyarrow gives them). Ends where a header cannot be read: Arrow, which
+    reads it next, says what is wrong with it."""
     at = column.data_page_offset
     if column.has_dictionary_page and column.dictionary_page_offset:
         at = min(at, column.dictionary_page_offset)
@@ -30,18 +48,51 @@ def sizes(file: BinaryIO, column: Any) -> Iterator[tuple[int, int]]:
             except (IndexError, ValueError, RecursionError):
                 if window == _WINDOWS[-1] or len(head) < window:
                     return
-        full, packed = fields.get(2, 0), fields.get(3, 0)
+        full, packed = _number(fields, 2), _number(fields, 3)
         if full < 0 or packed < 0:
             return
-        yield packed, full
+        if _number(fields, 1) == _DICTIONARY_PAGE:
+            yield Page(packed, full, 0, False)
+        else:
+            first, second = fields.get(5), fields.get(8)
+            said, encoding = (first, 2) if isinstance(first, dict) else (second if isinstance(second, dict) else {}, 4)
+            yield Page(packed, full, max(_number(said, 1), 0), _number(said, encoding) not in _AS_LONG_AS_STORED)
         at += length + packed
 
 
-def _struct(data: bytes, at: int, depth: int) -> tuple[dict[int, int], int]:
-    """The integers of a struct by field, and where it ends."""
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """The most bytes that one value of a column chunk may have, and all of them; and a page that has too many."""
+
+    largest: int = 0
+    content: int = 0
+    bomb: Page | None = None
+
+
+def extent(file: BinaryIO, column: Any, limit: Callable[[int], int]) -> Extent:
+    """What a column chunk's pages come to. `limit`: the most bytes that so many may become."""
+    largest = content = dictionary = 0
+    for page in headers(file, column):
+        if page.full > limit(page.packed):
+            return Extent(largest, content, page)
+        largest = max(largest, page.full)
+        if page.values:
+            content += page.values * max(dictionary, page.full) if page.shared else page.full
+        else:
+            dictionary = max(dictionary, page.full)
+    return Extent(largest, content)
+
+
+def _number(fields: dict[int, Any], field: int) -> int:
+    value = fields.get(field, 0)
+    return value if isinstance(value, int) else 0
+
+
+def _struct(data: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
+    """The integers and the structs of a struct by field, and where it ends."""
     if depth > 8:
         raise ValueError("nested too deeply")
-    fields: dict[int, int] = {}
+    fields: dict[int, Any] = {}
     number = 0
     while (head := data[at]) != 0:
         at += 1
@@ -52,6 +103,8 @@ def _struct(data: bytes, at: int, depth: int) -> tuple[dict[int, int], int]:
         kind = head & 15
         if kind in (_I16, _I32, _I64):
             fields[number], at = _integer(data, at)
+        elif kind == _STRUCT:
+            fields[number], at = _struct(data, at, depth + 1)
         elif kind not in (_TRUE, _FALSE):
             at = _past(data, at, kind, depth)
     return fields, at + 1

@@ -26,6 +26,11 @@ _HOSTLESS = frozenset(
 )
 """Protocols whose URL names no host to connect to, or one that only the user's own configuration can choose."""
 _SECONDS = 60.0
+_HOW_TO_NAME = (
+    'Name the file, folder, pattern or URL in the recipe\'s entry: options = { root = "PLACE" }. '
+    "What a source needs to be fetched by hand, and how: build-imaginet collect --list"
+)
+_NOT_FETCHED = "where nothing is fetched"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +101,7 @@ class Places:
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         parts = {n: str(path.parent / n) for n in beside if (m := _PART.fullmatch(n)) and m["whole"] == whole}
         if not parts:
-            raise UsageError(
-                f"no archive {root}{suggest(path.name, beside)} Give the file, folder, pattern or URL: --set root=PLACE"
-            )
+            raise UsageError(f"no archive {root}{suggest(path.name, beside) or '.'} {_HOW_TO_NAME}")
         return self._whole(root, parts)
 
     def _remote(self, url: str) -> list[Volume]:
@@ -142,7 +145,8 @@ class Places:
             volumes.append(Volume(name, tuple(places[parts[n]] for n in numbers), missing))
         if not volumes:
             raise UsageError(
-                f"no archive in {root}: it may hold tar, tar.gz, zip, 7z and Parquet files, whole or in numbered parts"
+                f"no archive in {root}: it may hold tar, tar.gz, zip, 7z and Parquet files, whole or in numbered parts. "
+                f"{_HOW_TO_NAME}"
             )
         return volumes
 
@@ -161,14 +165,14 @@ class Places:
                 cause = cause.__cause__
             if isinstance(cause, FileNotFoundError):
                 raise Broken("missing", f"{_shown(place)} is not there") from error
-            raise BrokeOff(f"{_shown(place)}: {_said(cause)}") from error
+            raise _broke_off(_shown(place), cause) from error
         except PermissionError as error:
             raise Broken("unreadable", f"{_shown(place)}: {error.strerror or 'it may not be read'}") from error
         except (UsageError, Broken):
             raise
         except Exception as error:
             if "://" in place:
-                raise BrokeOff(f"{_shown(place)}: {_said(error)}") from error
+                raise _broke_off(_shown(place), error) from error
             raise Broken("unreadable", f"{place}: {_said(error)}") from error
 
     def _system(self, url: str) -> tuple[Any, str]:
@@ -198,7 +202,7 @@ class Places:
         def judged(entry: Any) -> socket.socket:
             family, kind, protocol, _, address = entry
             if why := self.judge.judge(str(address[0]), int(address[1])):
-                raise OSError(f"{address[0]} is a {why} address, where nothing is fetched")
+                raise OSError(f"{address[0]} is a {why} address, {_NOT_FETCHED}")
             return socket.socket(family, kind, protocol)
 
         connector = aiohttp.TCPConnector(socket_factory=judged)
@@ -215,7 +219,8 @@ class Places:
             raise UsageError(f"{_shown(url)}: {error}") from None
         for address in sorted(found):
             if why := self.judge.judge(address, port):
-                raise UsageError(f"{_shown(url)} leads to {address}, a {why} address, where nothing is fetched")
+                said = f"{_shown(url)} leads to {address}, a {why} address, {_NOT_FETCHED}"
+                raise UsageError(f"{said}. To mend it: {_remedy(said, None)}")
 
 
 class _Fetched(io.RawIOBase):
@@ -229,7 +234,7 @@ class _Fetched(io.RawIOBase):
         try:
             return bytes(self.file.read(size))
         except Exception as error:  # each transport raises what it likes
-            raise BrokeOff(f"{self.shown}: {_said(error)}") from error
+            raise _broke_off(self.shown, error) from error
 
     def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))
@@ -317,6 +322,22 @@ def _shown(url: str) -> str:
     protocol, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     return f"{protocol}://{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"[:300]
+
+
+def _broke_off(shown: str, error: BaseException) -> BrokeOff:
+    said = _said(error)
+    return BrokeOff(f"{shown}: {said}", _remedy(said, getattr(error, "status", None)))
+
+
+def _remedy(said: str, status: object) -> str:
+    """What helps where trying again would not: the URL is wrong, or leads where nothing is fetched."""
+    if _NOT_FETCHED in said and "loopback" in said:
+        return 'if that is a server of your own, allow it in the recipe\'s entry: options = { allow_loopback = ["HOST:PORT"] }'
+    if _NOT_FETCHED in said:
+        return "give a public URL, or fetch the archive yourself and give the file as `root`"
+    if isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429):
+        return "correct the URL in `root`, or take it out"
+    return ""
 
 
 def _said(error: BaseException) -> str:

@@ -100,7 +100,7 @@ class UrlList:
                 place = f"{path.name}#{number}"
                 if isinstance(cells, Refusal):
                     yield next(rows), Refusal(cells.reason, f"{place}: {cells.detail}", place)
-                elif any(cells.values()):
+                else:
                     row = next(rows)
                     if stratum is None or (cells.get("stratum") or "").strip() == stratum:
                         yield row, self._listed(cells, place)

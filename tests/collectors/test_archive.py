@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import itertools
 import os
 import random
 import signal
@@ -249,6 +250,42 @@ def test_spares_that_do_not_fit_in_memory_are_read_again(tmp_path, monkeypatch):
     assert listed(path, want(count=3)) == whole
 
 
+def openings(tmp_path, monkeypatch, number: int, taken: int, kind: str = ".tar.gz") -> int:
+    """How often an archive is opened until a quota of half its members has taken so many of its images."""
+    opened: list[str] = []
+    whole = Archive._opened
+    monkeypatch.setattr(Archive, "_opened", lambda self, volume: opened.append(volume.name) or whole(self, volume))
+    folder = tmp_path / f"{number}-{taken}"
+    folder.mkdir()
+    path = pack(folder, kind, {f"{n}.jpg": b"\xff\xd8\xff %d" % n for n in range(number)})
+    found = list(itertools.islice(Archive(str(path), origin="real").find(want(count=number // 2)), taken))
+    assert len({item.source_key for item in found}) == taken
+    by_seed = sorted((f"set{kind}/{n}.jpg" for n in range(number)), key=lambda name: make_id(0, name))
+    assert [item.source_key for item in found][number // 2 :] == by_seed[number // 2 : taken]
+    monkeypatch.undo()
+    return len(opened)
+
+
+def test_an_archive_of_which_much_is_broken_is_read_a_few_times_however_large_it_is(tmp_path, monkeypatch):
+    """A quota of half, and two thirds as many spares: five times the members, not five times the readings."""
+    few, many = (openings(tmp_path, monkeypatch, number, number * 5 // 6) for number in (600, 3000))
+    assert few <= 8
+    assert many <= few + 2
+    assert openings(tmp_path, monkeypatch, 600, 300) <= 2, "what needs no spare is read once, behind one look at the names"
+
+
+def test_spares_for_which_there_is_no_room_are_said(tmp_path, monkeypatch):
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    path = pack(tmp_path, ".tar", IMAGES)
+    monkeypatch.setattr("imaginet_build.collectors.archive.SpooledTemporaryFile.write", full)
+    found = Archive(str(path), origin="real").find(want(count=3))
+    assert len(list(itertools.islice(found, 3))) == 3
+    with pytest.raises(BuildError, match=r"No space left on device.*set TMPDIR"):
+        next(found)
+
+
 def test_some_shards_of_many_may_be_asked_for(tmp_path):
     for n in range(10):
         tar(tmp_path / f"{n}.tar", {"a.jpg": b"x", "b.jpg": b"y"})
@@ -335,11 +372,27 @@ def test_a_private_address_is_not_connected_to_unless_that_is_allowed_nor_throug
     with pytest.raises(BuildError, match="loopback address, where nothing is fetched"):
         listed(f"http://{place}/set.tar")
     assert handler.asked == 0
+    with pytest.raises(BuildError, match=r'To mend it: .*options = \{ allow_loopback = \["HOST:PORT"\] \}\. What was'):
+        listed(f"http://{place}/set.tar")
     handler.to = "http://127.0.0.2:9/set.tar"
     with pytest.raises(BuildError, match=r"127\.0\.0\.2 is a loopback address"):
         listed(f"http://{place}/set.tar", allow_loopback=[place])
     with pytest.raises(UsageError, match=r"leads to 127\.0\.0\.1, a loopback address"):
         listed("ftp://127.0.0.1/set.tar")
+    with pytest.raises(UsageError, match="allow_loopback"):
+        listed("ftp://127.0.0.1/set.tar")
+    with pytest.raises(UsageError, match=r"10\.0\.0\.1, a .*give a public URL, or fetch the archive yourself"):
+        listed("ftp://10.0.0.1/set.tar")
+
+
+def test_a_url_at_which_there_is_nothing_is_to_be_corrected_and_the_other_archives_are_read(tmp_path, served):
+    pytest.importorskip("aiohttp")
+    place, _ = served
+    pack(tmp_path, ".tar", IMAGES)
+    found = Archive([f"http://{place}/{n}.tar" for n in ("gone", "set")], origin="real", allow_loopback=[place]).find(want())
+    assert len(list(itertools.islice(found, len(IMAGES)))) == len(IMAGES)
+    with pytest.raises(BuildError, match=r"gone\.tar: .*404.*To mend it: correct the URL in `root`, or take it out\. What"):
+        next(found)
 
 
 def test_a_transport_that_fails_is_no_fault_of_the_archive_and_the_next_call_goes_on(tmp_path, served):
@@ -363,7 +416,7 @@ def test_a_transport_that_fails_is_no_fault_of_the_archive_and_the_next_call_goe
 @pytest.mark.parametrize(
     ("root", "words"),
     [
-        ("nowhere/set.tra", r"no archive nowhere/set\.tra"),
+        ("nowhere/set.tra", r'no archive nowhere/set\.tra\. Name .*entry: options = \{ root = "PLACE" \}.*collect --list'),
         ("zip://a.zip::memory://b.zip", "a chained URL reads one archive inside another"),
         ([], "root names no archive"),
         ("memory://nowhere-at-all/*.tar", "no archive in memory://nowhere-at-all"),

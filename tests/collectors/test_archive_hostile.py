@@ -254,6 +254,67 @@ def test_a_parquet_footer_that_lies_about_a_bomb_is_found_out_before_the_page_is
     assert answers(path) == ([JPEG], {"set.parquet/row-group-1": "bomb"})
 
 
+def repeated(path: Path, size: int, rows: int, column: str = "image", **written) -> Path:
+    """A row group whose rows share one value, behind an honest one and before another; a few kilobytes in all."""
+    schema = pa.schema([("image", pa.binary()), ("said", pa.binary())])
+    values = {"image": [b"x"] * rows, "said": [b"x"] * rows, column: [bytes(size)] * rows}
+    with pq.ParquetWriter(path, schema, compression="zstd", **written) as writer:
+        writer.write_table(pa.table({"image": [JPEG, JPEG], "said": [b"a", b"b"]}, schema))
+        writer.write_table(pa.table(values, schema))
+        writer.write_table(pa.table({"image": [JPEG], "said": [b"c"]}, schema))
+    assert path.stat().st_size < 40_000
+    return path
+
+
+@pytest.mark.parametrize("count", [None, 2])
+@pytest.mark.parametrize("column", ["image", "said"])
+def test_rows_that_share_one_large_value_of_a_dictionary_are_a_bomb(tmp_path, column, count):
+    path = repeated(tmp_path / "set.parquet", 2**22, 40, column, dictionary_pagesize_limit=2**30)
+    found = list(Archive(str(path), origin="real", caption="said").find(Want("archive", None, 0, count=count)))
+    assert sorted(item.data for item in found if isinstance(item, Found)) == [JPEG] * 3
+    (refusal,) = [item for item in found if isinstance(item, Refusal)]
+    assert (refusal.source_key, refusal.reason) == ("set.parquet/row-group-1", "bomb")
+    assert "its rows share bytes" in refusal.detail
+
+
+def test_rows_that_share_a_beginning_are_a_bomb(tmp_path):
+    """DELTA_BYTE_ARRAY stores of each value only what differs from the one before."""
+    written = {"use_dictionary": False, "column_encoding": {"image": "DELTA_BYTE_ARRAY"}}
+    path = repeated(tmp_path / "set.parquet", 2**22, 40, **written)
+    found, reasons = answers(path)
+    assert found == [JPEG] * 3
+    assert reasons == {"set.parquet/row-group-1": "bomb"}
+
+
+def test_lists_that_name_one_large_value_many_times_are_not_opened(tmp_path):
+    lists = pa.ListArray.from_arrays([0, 40], pa.DictionaryArray.from_arrays(pa.array([0] * 40, pa.int32()), ["x" * 2**22]))
+    table = pa.table({"image": [JPEG], "said": lists.cast(pa.list_(pa.string()))})
+    pq.write_table(table, tmp_path / "set.parquet", compression="zstd", dictionary_pagesize_limit=2**30)
+    found, reasons = answers(tmp_path / "set.parquet", caption="said")
+    assert (found, reasons) == ([], {"set.parquet/row-group-0": "bomb"})
+
+
+def test_the_same_picture_in_many_rows_is_no_bomb(tmp_path):
+    """Twice the limit by what its pages state, and far below it by what they come to."""
+    noise, small = random_bytes(1) * 10, b"\xff\xd8\xff small"
+    pq.write_table(pa.table({"image": [noise] * 4 + [small] * 700}), tmp_path / "set.parquet", use_dictionary=True)
+    found, reasons = answers(tmp_path / "set.parquet")
+    assert (found, reasons) == ([noise] * 4 + [small] * 700, {})
+
+
+def test_a_million_empty_rows_in_a_kilobyte_are_a_bomb(tmp_path):
+    pq.write_table(pa.table({"image": pa.nulls(10**6, pa.binary())}), tmp_path / "set.parquet", row_group_size=10**6)
+    start = time.process_time()
+    assert answers(tmp_path / "set.parquet") == ([], {"set.parquet/row-group-0": "bomb"})
+    assert time.process_time() - start < 2
+
+
+def test_of_a_parquet_bomb_no_more_than_one_value_is_held(tmp_path):
+    repeated(tmp_path / "set.parquet", 40_000_000, 6, dictionary_pagesize_limit=2**30)
+    pack(tmp_path, ".tar", GOOD)
+    assert peak(tmp_path / "set.parquet") < peak(tmp_path / "set.tar") + 250_000, "kilobytes"
+
+
 def test_a_huge_member_is_refused_unread(tmp_path, monkeypatch):
     for module in ("tars", "zips", "parquets", "sevenzip"):
         monkeypatch.setattr(f"imaginet_build.collectors.{module}.MAX_BYTES", 3000)

@@ -217,6 +217,27 @@ def test_an_index_without_its_columns_stops_before_anything_is_read(tmp_path, he
         find(tmp_path)
 
 
+@pytest.mark.parametrize("astray", ['"web', '"we"b', '"', '"web,""', '"web" '])
+@pytest.mark.parametrize("later", ["web", '5"', '"a ""b"""', '"two\nlines"', '"\nlines"'])
+def test_a_stray_quote_in_an_index_costs_its_own_line(tmp_path, astray, later):
+    for number in range(9):
+        write(tmp_path / f"{number}.png", PNG)
+    rows = "".join(f"{n}.png,real,photos,{astray if n == 3 else later}\n" for n in range(9))
+    write(tmp_path / "index.csv", f"path,origin,content_type,source\n{rows}")
+    found = find(tmp_path)
+    line = rows[: rows.index("3.png")].count("\n") + 2
+    assert reasons(found) == {f"index.csv#{line}": "broken-row"}
+    assert found[f"index.csv#{line}"].detail.startswith(f"line {line}: a quote in it is not closed")
+    assert {key for key, item in found.items() if isinstance(item, Found)} == {f"{n}.png" for n in range(9) if n != 3}
+
+
+def test_a_stray_quote_in_the_header_of_an_index_is_said(tmp_path):
+    with pytest.raises(
+        UsageError, match=r"index\.csv: its first line should name the columns, but a quote in it is not closed"
+    ):
+        find(indexed(tmp_path, 'a.png,real,5"\n', 'path,origin,"source\n'))
+
+
 def test_zero_bytes_and_control_characters_in_an_index_are_a_missing_file(tmp_path):
     found = find(indexed(tmp_path, "a\0.png,real,photos,s,,MIT\na.png,real,photos,s,,MIT\n"))
     assert reasons(found) == {"a\0.png": "missing"}
@@ -285,13 +306,53 @@ def test_one_category_alone_may_be_asked_for(tmp_path):
     assert {item.category for item in found.values()} == {"faces"}
 
 
+def test_what_nothing_gives_a_category_is_of_the_one_that_is_asked_for(tmp_path):
+    for key in ("1.png", "holiday/2.png", "faces/3.png"):
+        write(tmp_path / "plain" / key, PNG)
+    found = find(tmp_path / "plain", want(category="photos"), origin="real")
+    assert {key: item.category for key, item in found.items()} == {"1.png": "photos", "holiday/2.png": "photos"}
+    assert find(tmp_path / "plain", want(category="photos"), origin="real", category="faces") == {}
+    assert Folder(str(tmp_path / "plain"), stratum="/").strata(want(category="photos")) == {".": 1, "holiday": 1}
+    for name in ("a.png", "b.png"):
+        write(tmp_path / "listed" / name, PNG)
+    write(tmp_path / "listed" / "index.csv", "path,origin,content_type\na.png,real,\nb.png,real,faces\n")
+    found = find(tmp_path / "listed", want(category="photos"))
+    assert {key: item.category for key, item in found.items()} == {"a.png": "photos"}
+    assert find(tmp_path / "listed")["a.png"].category == "uncategorized"
+
+
+def test_a_folder_that_comes_to_nothing_says_so(tmp_path, caplog):
+    root = tmp_path / "images"
+    root.mkdir()
+    assert find(root, want(category="photos"), origin="real") == {}
+    (record,) = caplog.records
+    assert (record.levelname, record.message) == ("WARNING", f"{root}: there is no image in it. {folder._NEXT}")
+    for key in ("faces/1.png", "faces/2.png", "paintings/3.png"):
+        write(root / key, PNG)
+    caplog.clear()
+    assert find(root, want(category="photos"), origin="real") == {}
+    assert [record.message for record in caplog.records] == [
+        f"{root}: none of its images is of the category photos: it holds 2 of faces, 1 of paintings"
+    ]
+    caplog.clear()
+    assert len(find(root, want(category="faces"), origin="real")) == 2
+    assert not caplog.records
+    write(root / "index.csv", "path,origin\n")
+    assert find(root) == {}
+    assert "index.csv lists no image" in caplog.text
+
+
 # --- calls that are wrong ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"root": "imges"}, r"no folder .*imges; did you mean 'images'\?.*--set root=DIR"),
+        (
+            {"root": "imges"},
+            r"no folder .*imges; did you mean 'images'\? Say where .* entry: options = \{ root = \"PLACE\" \}\.$",
+        ),
+        ({"root": "zzz"}, r"no folder .*zzz\. Say where the images lie"),
         ({"root": "images", "origin": "painted"}, r"origin = 'painted': it is one of real, synthetic"),
         ({"root": "images", "index": "list.csv"}, r"no index .*list\.csv"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -130,7 +132,7 @@ def test_flaws_of_rows_are_refused_row_by_row(tmp_path):
     ])  # fmt: skip
     listed = rows(written(tmp_path / "l.csv", text), origin=None)
     assert keys(listed) == [
-        "k1", "not-utf8", "no-url", "unknown-origin", "k5", "listed-twice", "scheme", "credentials", "broken-row", "k10",
+        "k1", "not-utf8", "no-url", "unknown-origin", "k5", "listed-twice", "scheme", "credentials", *["broken-row"] * 2, "k10",
         "unknown-origin", "bad-key", "not-utf8", "broken-row", "k14",
     ]  # fmt: skip
     refused = [row for row in listed if isinstance(row, Refusal)]
@@ -146,8 +148,116 @@ def test_flaws_of_json_lines(tmp_path):
         '{"url": "http://a.example/\\ud800.jpg"}', '{"other": 1, "caption": "x"}',
     ]  # fmt: skip
     listed = rows(written(tmp_path / "l.jsonl", "\n".join(lines)))
-    assert keys(listed) == ["7", "broken-row", "broken-row", "broken-row", "no-url", "broken-row", "not-utf8", "no-url"]
+    assert keys(listed) == ["7", *["broken-row"] * 3, "no-url", "no-url", "broken-row", "not-utf8", "no-url"]
     assert listed[0].found.prompt is None
+
+
+def test_a_row_without_an_address_in_plain_words_is_refused_and_says_what_it_has(tmp_path):
+    lines = [
+        '{"url": "http://a.example/1.jpg"}', '{"url": null}', '{"url": ["http://a.example/3.jpg"]}', '{"uri": "http://a.example/4.jpg"}',
+        '{"url": {"large": "http://a.example/5.jpg"}}', '{"url": true}', "", "{}", '{"URL": "http://a.example/9.jpg"}',
+        '{"\\ud800": 1}',
+    ]  # fmt: skip
+    listed = rows(written(tmp_path / "l.jsonl", "\n".join(lines)))
+    assert keys(listed) == ["http://a.example/1.jpg", *["no-url"] * 6, "http://a.example/9.jpg", "no-url"]
+    said = {row.source_key: row.detail for row in listed if isinstance(row, Refusal)}
+    assert said == {
+        "l.jsonl#2": "l.jsonl#2: its 'url' is null",
+        "l.jsonl#3": "l.jsonl#3: its 'url' is no text but [\"http://a.example/3.jpg\"]",
+        "l.jsonl#4": "l.jsonl#4: no 'url'; did you mean 'uri'?",
+        "l.jsonl#5": 'l.jsonl#5: its \'url\' is no text but {"large": "http://a.example/5.jpg"}',
+        "l.jsonl#6": "l.jsonl#6: its 'url' is no text but true",
+        "l.jsonl#8": "l.jsonl#8: no 'url'",
+        "l.jsonl#10": "l.jsonl#10: no 'url'",
+    }
+    empty = written(tmp_path / "l.csv", "url,note\nhttp://a.example/1.jpg,\n,only a note\n\n,\nhttp://a.example/5.jpg,\n")
+    assert keys(rows(empty)) == ["http://a.example/1.jpg", "no-url", "http://a.example/5.jpg"]
+
+
+def test_a_column_that_cannot_hold_text_is_named_with_its_type(tmp_path, caplog):
+    def parquet(**columns: pa.Array) -> Path:
+        pq.write_table(pa.table(columns), tmp_path / "l.parquet")
+        return tmp_path / "l.parquet"
+
+    urls = pa.array(["http://a.example/1.jpg", None])
+    for values, kind in (
+        (pa.array([["http://a.example/1.jpg"]]), r"list<(item|element): string>"),
+        (pa.array([{"large": "http://a.example/1.jpg"}]), "struct<large: string>"),
+        (pa.array([1]), "int64"),
+    ):
+        with pytest.raises(
+            UsageError, match=rf"l\.parquet: the column 'url' holds {kind}, which is no text: give one of strings"
+        ):
+            rows(parquet(url=values))
+    assert keys(rows(parquet(url=urls.dictionary_encode()))) == ["http://a.example/1.jpg", "no-url"]
+    assert keys(rows(parquet(url=pa.nulls(2)))) == ["no-url"] * 2
+    tags = parquet(url=urls, caption=pa.array([["a"], []]))
+    assert keys(rows(tags)) == ["http://a.example/1.jpg", "no-url"]
+    assert "its column 'caption' is not taken as caption: it holds list<" in caplog.text
+    with pytest.raises(UsageError, match=r"the column 'caption' holds list<"):
+        rows(tags, columns={"caption": "caption"})
+
+
+# --- quotes --------------------------------------------------------------------------------------------------------------
+
+
+def numbered(captions: list[str], mark: str = ",") -> str:
+    return f"url{mark}caption\n" + "".join(f"http://a.example/{n}.jpg{mark}{text}\n" for n, text in enumerate(captions))
+
+
+@pytest.mark.parametrize(
+    "astray", ['"a fine photo', '"a "fine photo"', '"a" fine photo', '"a fine photo" ', '"', '"a fine photo,""', '"""']
+)
+@pytest.mark.parametrize(
+    "later", ["plain", '5"', '"well, quoted"', '"says ""no"""', '""', '"two\nlines"', '"\nlines"', '", a\nb"']
+)
+@pytest.mark.parametrize("form", [".csv", ".tsv"])
+def test_a_stray_quote_costs_its_own_line(tmp_path, astray, later, form):
+    captions = [later] * 8
+    captions[2] = astray
+    text = numbered(captions, "\t" if form == ".tsv" else ",")
+    listed = rows(written(tmp_path / f"l{form}", text))
+    assert keys(listed) == [f"http://a.example/{n}.jpg" if n != 2 else "broken-row" for n in range(8)]
+    number = text.splitlines().index(next(line for line in text.splitlines() if "/2.jpg" in line)) + 1
+    assert listed[2].source_key == f"l{form}#{number}"
+    assert "a quote in it is not closed, or is not written twice inside of quotes" in listed[2].detail
+
+
+def test_a_cell_of_several_lines_is_one_cell(tmp_path):
+    poem = "\n".join(f"line {n}, of many" for n in range(90))
+    captions = [f'"{poem}"', "plain", '"see http://b.example, ""there""\n\nand\r\nend"', '5" wide']
+    listed = rows(written(tmp_path / "l.csv", numbered(captions)))
+    assert [row.found.prompt for row in listed] == [
+        poem, "plain", 'see http://b.example, "there"\n\nand\r\nend', '5" wide',
+    ]  # fmt: skip
+    listed = rows(written(tmp_path / "l.csv", numbered([f'"{poem}\n{poem}"', "plain"])))
+    assert keys(listed)[0] == "broken-row"
+    assert keys(listed)[-1] == "http://a.example/1.jpg"
+
+
+def test_a_header_with_a_stray_quote_is_said_at_once(tmp_path):
+    with pytest.raises(UsageError, match=r"l\.csv: line 1 should name the columns, but a quote in it is not closed"):
+        rows(written(tmp_path / "l.csv", 'url,"caption\nhttp://a.example/1.jpg,5"\n'))
+
+
+@given(st.lists(st.text('ab," \n\r', max_size=12), min_size=2, max_size=12), st.data())
+@settings(max_examples=150, deadline=None)
+def test_whatever_line_a_quote_breaks_every_other_row_is_answered(tmp_path_factory, captions, data):
+    broken = data.draw(st.integers(0, len(captions) - 1))
+    written_rows = []
+    for number, caption in enumerate(captions):
+        text = io.StringIO(newline="")
+        csv.writer(text).writerow([f"http://a.example/{number}.jpg", caption])
+        written_rows.append(text.getvalue())
+    row = written_rows[broken]
+    at = data.draw(st.integers(0, len(row.rstrip("\r\n"))))
+    written_rows[broken] = row[:at] + '"' + row[at:]
+    listed = rows(written(tmp_path_factory.mktemp("quote") / "l.csv", "url,caption\n" + "".join(written_rows)))
+    prompts = {row.found.source_key: row.found.prompt or "" for row in listed if isinstance(row, Listed)}
+    for number, caption in enumerate(captions):
+        if number != broken:
+            assert prompts[f"http://a.example/{number}.jpg"] == caption.strip()
+    assert len(listed) >= len(captions)
 
 
 def test_flaws_of_parquet(tmp_path):
