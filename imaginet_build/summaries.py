@@ -183,9 +183,8 @@ def audit_text(document: Mapping[str, Any]) -> str:
     ]
     if tested := gate.get("self_test"):
         found = "found" if tested["caught"] else f"missed, it could be chance ({', '.join(tested['missed'])})"
-        head.append(
-            f"self-test: a marker planted on {tested['groups'][0]} real or {tested['groups'][1]} synthetic groups was {found}"
-        )
+        planted = f"a marker planted on {tested['groups'][0]} real or {tested['groups'][1]} synthetic groups was {found}"
+        head.append(f"self-test: {tested['few'] or planted}")
     shown = [p for p in document["probes"] if p["scope"] == "all"]
     rows = [
         [

@@ -144,8 +144,12 @@ def test_doctor_says_what_works(tmp_path: Path) -> None:
 def test_interrupted_it_says_how_to_go_on(tmp_path: Path) -> None:
     folder_of(tmp_path / "real", 40, "r")
     folder_of(tmp_path / "fake", 40, "f")
+    # What a shell starts in its background inherits that Ctrl-C is ignored, and would train to the end.
+    heeding = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from imaginet_build.cli import main; main()"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "imaginet_build", "run", "--real", "real", "--fake", "fake", "--work", "w"],
+        [sys.executable, "-c", heeding, "run", "--real", "real", "--fake", "fake", "--work", "w"],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stderr is not None
