@@ -174,6 +174,8 @@ def test_a_worker_whose_pipe_breaks_is_not_left_behind(monkeypatch):
 def test_interrupting_ends_the_workers_even_the_deaf(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "GRACE", 0.5)
     pid_file = tmp_path / "pid"
+    # Where the tests were started in a shell's background, Ctrl-C is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
         wait_until(pid_file.is_file)
@@ -182,6 +184,7 @@ def test_interrupting_ends_the_workers_even_the_deaf(tmp_path, monkeypatch):
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         next(engine.run(tasks.Work(tasks.hang_deaf), [str(pid_file)], Pool(workers=1)))
+    signal.signal(signal.SIGINT, before)
     assert gone(int(pid_file.read_text()))
 
 
