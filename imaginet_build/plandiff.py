@@ -150,9 +150,10 @@ def _facts(new: Decisions, other: Decisions) -> str:
 
 
 def _settings(new: Decisions, other: Decisions) -> list[str]:
-    if new.made_from is None or other.made_from is None:
+    made = [one.made_from for one in (other, new) if one.made_from is not None]
+    if len(made) < 2:
         return []
-    sides = [_leaves({name: one.made_from[name] for name in ("seed", "balance", "equalize")}) for one in (other, new)]  # type: ignore[index]
+    sides = [_leaves({name: one[name] for name in ("seed", "balance", "equalize")}) for one in made]
     names = sorted({*sides[0], *sides[1]})
     shown = [{name: json.dumps(side[name]) if name in side else "(not set)" for name in names} for side in sides]
     return [f"{name}: {shown[0][name]} -> {shown[1][name]}" for name in names if shown[0][name] != shown[1][name]]

@@ -145,7 +145,9 @@ def _measured(item: tuple[str, bytes]) -> Measured:
 
 def _same(measured: object, stated: object) -> bool:
     # The contrast is stored with 32 bits.
-    return np.float32(measured) == np.float32(stated) if isinstance(measured, float) else measured == stated  # type: ignore[arg-type]
+    if isinstance(measured, float) and isinstance(stated, float):
+        return bool(np.float32(measured) == np.float32(stated))
+    return measured == stated
 
 
 def _lie(store: Store, name: str, what: str, more: str = "") -> str:

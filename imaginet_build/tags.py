@@ -25,6 +25,9 @@ _HEAD = 1 << 16
 _TOOL = re.compile(rb"CreatorTool(?:=[\"']|>)([^\"'<]{1,80})")
 _CLAIM = re.compile(rb"claim_generator[^\x20-\x7e]{0,4}([\x20-\x7e]{3,80})")
 
+UNREADABLE = "unreadable metadata"
+"""The `software` of metadata that cannot be parsed."""
+
 
 def tags_of(data: bytes, containers: Collection[str]) -> dict[str, str]:
     """The tags of a file that has decoded, by name; what does not stand there is not in it.
@@ -34,7 +37,10 @@ def tags_of(data: bytes, containers: Collection[str]) -> dict[str, str]:
     if not containers:
         return {}
     found: dict[str, str] = {}
-    info, words, exif = _header(data)
+    try:
+        info, words, exif = _header(data)
+    except Exception:  # metadata that no parser reads is a trace of whatever wrote it, and may stand on one class alone
+        return {"software": UNREADABLE}
     if camera := " ".join(_clean(exif.get(tag)) for tag in (_MAKE, _MODEL)).strip():
         found["camera"] = camera
     head = data[:_HEAD]
@@ -54,14 +60,11 @@ def tags_of(data: bytes, containers: Collection[str]) -> dict[str, str]:
 
 
 def _header(data: bytes) -> tuple[dict[str, object], dict[str, str], dict[int, object]]:
-    """What Pillow reads before the pixels: `info`, text chunks, EXIF. Wild metadata raises anything: then it says nothing."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                return {str(k): v for k, v in image.info.items()}, dict(getattr(image, "text", {})), dict(image.getexif())
-    except Exception:
-        return {}, {}, {}
+    """What Pillow reads before the pixels: `info`, text chunks, EXIF. Wild metadata raises anything."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data)) as image:
+            return {str(k): v for k, v in image.info.items()}, dict(getattr(image, "text", {})), dict(image.getexif())
 
 
 @functools.lru_cache(maxsize=256)
