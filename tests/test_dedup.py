@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from peakmemory import CODE
 
 from imaginet_build import connect, dedup, hamming, images, perturb
 from imaginet_build.errors import BadImage, BuildError, UsageError
@@ -175,13 +176,13 @@ def test_a_disk_without_room_is_named(tmp_path: Path) -> None:
 @pytest.mark.prove
 def test_memory_stays_within_what_the_user_sets() -> None:
     """Four million hashes with 16 MB to sort in: besides that, distinct hashes, their first rows and the answer, and some."""
-    code = (
-        "import resource, sys, numpy as np; from imaginet_build import dedup\n"
+    code = CODE + (
+        "import sys, numpy as np; from imaginet_build import dedup\n"
         "import scipy.sparse.csgraph\n"
         "h = np.random.default_rng(1).integers(0, 2**64, 4_000_000, dtype=np.uint64)\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
         "g = dedup.groups(h, 5, **({'memory': int(sys.argv[1])} if len(sys.argv) > 1 else {}))\n"
-        "print(int(g.sum()), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)"
+        "print(int(g.sum()), peak() - before)"
     )
 
     def spent(*arguments: str) -> tuple[int, int]:
@@ -223,17 +224,16 @@ def test_a_few_crowds_are_connected_and_then_left_alone(radius: int) -> None:
 
 
 def test_sixty_thousand_in_six_crowds_take_little_time_and_many_far_pairs_little_memory() -> None:
-    code = (
-        "import resource, time, numpy as np; from imaginet_build import dedup; import scipy.sparse.csgraph\n"
+    code = CODE + (
+        "import time, numpy as np; from imaginet_build import dedup; import scipy.sparse.csgraph\n"
         "random = np.random.default_rng(1)\n"
         "x = random.integers(0, 2**64, 12_000, dtype=np.uint64)\n"
         "y = random.integers(0, 2**64, 6, dtype=np.uint64)[random.integers(0, 6, 60_000)]\n"
         "for _ in range(5): y ^= np.uint64(1) << random.integers(0, 64, 60_000).astype(np.uint64)\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"
         "assert not dedup.groups(x, 40, memory=16 << 20).any()\n"
         "start = time.process_time(); count = len(set(dedup.groups(y, 10, memory=16 << 20).tolist()))\n"
-        "print(count, time.process_time() - start, (peak() - before) >> 10)"
+        "print(count, time.process_time() - start, (peak() - before) >> 20)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     count, seconds, megabytes = (float(word) for word in done.stdout.split())
