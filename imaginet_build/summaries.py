@@ -36,11 +36,13 @@ def columns(rows: Sequence[Sequence[object]], head: Sequence[str]) -> str:
 def run_text(done: Mapping[str, Any]) -> str:
     """The end of a run: five figures and where to look."""
     audit = f"{number(done['audit_value'])} ({done['audit_verdict']})"
+    filled, cells = done["cells_filled"].split(" of ")
+    rest = "" if filled == cells else "  (build-imaginet balance says what would fill the others)"
     return "\n".join(
         [
             f"images          {done['images']}",
             f"twins removed   {done['twins_removed']}",
-            f"cells filled    {done['cells_filled']}",
+            f"cells filled    {done['cells_filled']}{rest}",
             f"audit value     {audit}  balanced accuracy of guessing the label without a pixel; 0.5 is chance",
             f"baseline AUC    {number(done['baseline_auc'])}",
             f"rejected        {done['rejected']}, each with its reason in rejects.parquet",

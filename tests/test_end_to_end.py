@@ -27,6 +27,7 @@ def test_it_ends_with_five_figures_and_two_places(quickstart: Path) -> None:
     assert summary["twins_removed"] == 0, "crops of one photograph are no twins of each other"
     cells = json.loads((quickstart / "work/quickstart/balance.json").read_text())["cells"]
     assert summary["cells_filled"] == f"{sum(c['kept'] >= c['asked'] for c in cells)} of {len(cells)}"
+    assert all(c["kept"] == c["asked"] for c in cells), "the recipe asks for as many images of each class as there are"
     assert summary["audit_value"] == 0.5, "both classes look alike from outside to the last row"
     assert summary["baseline_auc"] > 0.6
     assert (quickstart / summary["report"]).is_file()

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 256 * 2**20
 """A larger file is refused unread."""
 
-_NEXT = 'Say where the images lie in the recipe\'s entry: options = { root = "PLACE" }.'
+_NEXT = 'Say where the images lie: --set root=DIR with the folders recipe, options = { root = "DIR" } in a recipe of your own.'
 
 FOLDER_ORIGINS: dict[str, Origin] = {
     "real": "real", "0_real": "real", "nature": "real", "synthetic": "synthetic", "fake": "synthetic", "1_fake": "synthetic",
