@@ -5,8 +5,8 @@ whose image is a row or a reject, so that a killed run cannot make it wrong. A s
 one stratum of it. An image's `place` is its place in the stream; the images past the quota are the spares, and the k-th that
 could not be had is replaced by the k-th spare. Times stand here and nowhere else.
 
-What could not be had for a passing reason may be asked for again (`forget`): its place is then spent, and it comes anew, at the
-end of its stream.
+What could not be had for a passing reason may be asked for again (`Passing`): once it is answered anew its old place is spent,
+and it stands at the end of its stream.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imaginet_build.arrival import Terms
 from imaginet_build.records import make_id, table_of
 from imaginet_build.store import Store, StoreError, written
 
@@ -70,7 +71,8 @@ images a `given-up` line stands for."""
 class Quota:
     """A stream and what was asked of it: `count` images (None: all there are), chosen among `candidates` where it matches.
 
-    `held`: how many there are, also through another stream of the same source.
+    `full`: what the recipe asks for, where a limit makes `count` less. `held`: how many there are, also through another stream
+    of the same source. `waits`: it was not begun, since the limit keeps others from being whole.
     """
 
     stream: str
@@ -80,13 +82,16 @@ class Quota:
     count: int | None
     held: int = 0
     candidates: int | None = None
+    full: int | None = None
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Availability:
     """One stream's sum. `asked`: images wanted; `had`: images there are; `failed`: could not be had; `refused`: by a rule;
     `replaced`: of these, how many a spare stands for; `given_up`: wanted images that nothing stands for; `may_come_back`: where
-    some are given up, how many failed for a reason that passes. Where everything is asked for, what a rule refuses was not."""
+    some are given up, how many failed for a reason that passes; `later`: images that the recipe asks for and a limit leaves for
+    another call. Where everything is asked for, what a rule refuses was not."""
 
     source: str
     category: str | None
@@ -101,6 +106,7 @@ class Availability:
     first: str | None
     last: str | None
     may_come_back: int = 0
+    later: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The sum as `collect --json` prints it."""
@@ -138,15 +144,32 @@ def passes(reason: str | None) -> bool:
     return reason is not None and (reason in PASSING or re.fullmatch("http-5[0-9][0-9]", reason) is not None)
 
 
-def forget(store: Store, ids: Collection[str], stage: str) -> None:
-    """Take back refusals, so that the next call asks again for what was refused; whatever is done again takes a new place.
+class Passing:
+    """What was refused of one source for a reason that passes, asked for again. `keys`: its source keys.
 
-    Killed in between, some are still refused and the others are asked for by any later call.
+    Each is forgotten when it is about to be answered anew and not before, so that what a full quota has no need of stays as it
+    was. Killed in between, what is forgotten comes first in the next call, as it did in this one. `answered`: the ids that were
+    asked for again already, which is once a call; those forgotten here are added.
     """
-    spent = [dict(line) | {"id": None, "source_key": None} for line in lines(store) if line["id"] in ids]
-    if spent:
-        write_lines(store, make_id("spent", [[line["stream"], line["place"]] for line in spent]), spent)
-    store.forget_rejects(stage, ids)
+
+    def __init__(self, stores: Sequence[Store], terms: Terms, stage: str, answered: set[str]) -> None:
+        self.stores, self.stage, self.answered = stores, stage, answered
+        rows = [row for store in stores for row in store.rejects().to_pylist() if row["stage"] == stage]
+        refused = [(row["id"], row["source_key"]) for row in rows if passes(row["reason"]) and row["source_key"] is not None]
+        self.names = {key: name for name, key in refused if terms.id_of(key) == name and name not in answered}
+        self.keys = frozenset(self.names)
+        self.lines = [{line["id"]: line for line in lines(store)} for store in stores] if self.names else []
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Take back the refusals of these keys, where there are any; their places are spent."""
+        if not (ids := {self.names.pop(key) for key in keys if key in self.names}):
+            return
+        self.answered |= ids
+        for store, known in zip(self.stores, self.lines, strict=True):
+            spent = [dict(known[name]) | {"id": None, "source_key": None} for name in sorted(ids & known.keys())]
+            if spent:
+                write_lines(store, make_id("spent", [[line["stream"], line["place"]] for line in spent]), spent)
+            store.forget_rejects(self.stage, ids)
 
 
 class Places:
@@ -198,7 +221,7 @@ def put_together(
         own = list(_outcomes(by_stream[quota.stream], quota, reasons, by_rule, spent[quota.stream]))
         total = _sum(own, quota)
         rows += own
-        if total.given_up and quota.count is not None:
+        if total.given_up and quota.full is not None:
             rows.append(_given_up(quota, total))
         sums.append(total)
     path = store.root / NAME
@@ -226,7 +249,7 @@ def _outcomes(
     by_rule: Collection[str],
     spent: Collection[int],
 ) -> Iterator[dict[str, Any]]:
-    asked = quota.candidates or quota.count
+    asked = quota.candidates or quota.full
     void = sorted(set(spent) - {line["place"] for line in own})
     at = {line["place"]: line["place"] - bisect_left(void, line["place"]) for line in own}  # as if no place had been spent
     by_place = {at[line["place"]]: line["source_key"] for line in own}
@@ -253,7 +276,10 @@ def _outcomes(
 def _sum(rows: Sequence[Mapping[str, Any]], quota: Quota) -> Availability:
     counts = {word: sum(row["outcome"] == word for row in rows) for word in (HAD, FAILED, REFUSED, PASSED_OVER)}
     had = max(counts[HAD], quota.held)
-    asked = had + counts[FAILED] if quota.count is None else quota.count
+    left = quota.waits or (quota.count != quota.full and had >= (quota.count or 0))
+    asked = quota.count if left else quota.full
+    if asked is None:
+        asked = had + counts[FAILED]
     times = [row["when"] for row in rows if row["when"]]
     return Availability(
         source=quota.source,
@@ -265,10 +291,11 @@ def _sum(rows: Sequence[Mapping[str, Any]], quota: Quota) -> Availability:
         refused=counts[REFUSED],
         passed_over=counts[PASSED_OVER],
         replaced=sum(row["replaced_by"] is not None for row in rows),
-        given_up=max(0, asked - had),
+        given_up=0 if left else max(0, asked - had),
         first=min(times, default=None),
         last=max(times, default=None),
-        may_come_back=sum(passes(row["reason"]) for row in rows) if asked > had else 0,
+        may_come_back=sum(passes(row["reason"]) for row in rows) if asked > had and not left else 0,
+        later=max(0, (quota.full or asked) - had) if left else 0,
     )
 
 

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from imaginet_build import (
     cells,
     choice,
     contamination,
     equalize,
+    frozen,
     heldout,
+    laws,
     likeness,
     planfile,
     resemblance,
@@ -30,9 +31,12 @@ from imaginet_build import (
 from imaginet_build.cells import SURPLUS, Addition, Bucket, Cell
 from imaginet_build.choice import Candidates, Solved
 from imaginet_build.errors import UsageError, suggest
-from imaginet_build.pool import COLUMNS, Flags, Pool, Rows, names, screen
+from imaginet_build.images import MAX_PIXELS
+from imaginet_build.living import Previous
+from imaginet_build.notices import NOTHING_BARRED, Bars
+from imaginet_build.pool import COLUMNS, Flags, Pool, Rows, screen
 from imaginet_build.recipe import Balance, Equalize
-from imaginet_build.records import ORIGINS, SPLITS
+from imaginet_build.records import FACT_SCHEMA, ORIGINS, SPLITS
 from imaginet_build.shortfall import Shopping
 from imaginet_build.store import Store, write_text
 
@@ -41,11 +45,8 @@ log = logging.getLogger(__name__)
 LARGE = 0.1
 """The part of all images from which on one group is worth a warning."""
 
-_RANK = {None: 0, "blank": -1}
-"""Of twins the one that may enter stays, and blank images resemble everything: they are nobody's twin."""
-
-NEEDED = ("width", "height", "nbytes", "sha256", "pixel_hash", "phash", "phash_mirror")
-"""Facts without which nothing can be decided of an image."""
+_RANK = {None: 1, "blank": -1}
+"""Of twins the one that was published stays, then one that may enter. Blank images resemble everything: nobody's twins."""
 
 Event = dict[str, Any]
 
@@ -87,30 +88,50 @@ class Balanced:
         }
 
 
-def balance(store: Store, settings: Balance, law: Equalize, seed: int) -> Balanced:
+def balance(
+    store: Store,
+    settings: Balance,
+    law: Equalize,
+    seed: int,
+    bars: Bars = NOTHING_BARRED,
+    previous: Previous | None = None,
+) -> Balanced:
     """Write the plan: which images stay, in which split, and how each becomes its row of the `equalized` view.
 
     The plan depends on the facts, the settings and the seed alone; the seed decides who of too many stays and who goes to which
     split. Images of one category do not move those of another, unless they resemble each other, share a group, or too few JPEGs
-    make a law of their own. Raises `UsageError` where there is nothing to balance, and for settings that contradict each other.
+    make a law of their own. What `bars` names stays out, whatever would balance better; what `previous` holds stays as it is
+    there, and what is new is balanced beside it. Raises `UsageError` where there is nothing to balance, and for settings that
+    contradict each other.
     """
-    table = _facts(store)
+    table = store.facts(COLUMNS)
+    _refuse_impossible(table)
     _refuse_nothing(store, table, settings)
     _vanished(store, table)
     held = heldout.flags(table, settings)
     radius, why = resemblance.radius_of(table.num_rows, settings)
     pool = Pool(table)
-    made_from = planfile.provenance(pool, settings, law, seed)
-    sides = _sides(law, pool)
+    made_from = planfile.provenance(pool, settings, law, seed, bars.mark())
+    if previous is not None:
+        frozen.hold(pool, previous)
+    pool.bar(bars.why)
+    older = previous.laws if previous is not None else {}
+    sides = laws.sides(law, pool, older)
     least = screen(pool, settings.screen, sides)
     foreign = resemblance.contaminated(store, table, settings.sketches, radius, settings.memory_mb * 2**20)
     if settings.contaminated == "reject":
         _drop_contaminated(pool, foreign)
-    rank = np.array([_RANK.get(reason, 1) for reason in pool.reason.tolist()], dtype=np.int64)
+    rank = np.array([_RANK.get(reason, 2) for reason in pool.reason.tolist()], dtype=np.int64)
+    rank[pool.frozen] = 0
     found, seen = resemblance.find(store, table, settings, radius, rank)
+    pool.bar(bars.copies(pool.ids, found.near.tolist()))
     _drop_twins(pool, found)
-    candidates, solved = _choose(pool, found, settings, held, seed)
-    views = _views(pool, law, sides)
+    bound = None if previous is None else frozen.follow(pool, found, previous, held)
+    candidates, solved = _choose(pool, found, settings, held, seed, bound)
+    fitted = laws.fit(law, pool, sides, older)
+    views = laws.draw(pool, fitted) + ([] if previous is None else frozen.views(pool, previous))
+    laws.check(law, pool, views)
+    made_from |= {"laws": {category: one.to_json() for category, one in sorted(fitted.items())}}
     planfile.write(store, pool, views, made_from)
     events = list(_events(pool, found))
     write_text(store.root / "twins.json", json.dumps(events, indent=1) + "\n")
@@ -150,33 +171,29 @@ def _refuse_nothing(store: Store, table: pa.Table, settings: Balance) -> None:
                 log.warning("balance.%s names '%s', and no image is by it%s", key, name, suggest(name, known))
 
 
-def _facts(store: Store) -> pa.Table:
-    try:
-        table = store.facts(COLUMNS)
-    except ValueError:
-        # A fact that must be there is not: say whose.
-        for path in store.parts():
-            _refuse_impossible(pq.read_table(path, columns=["id", *NEEDED]))
-        raise
-    _refuse_impossible(table)
-    return table
-
-
 def _refuse_impossible(table: pa.Table) -> None:
     """Facts that no image can have: the part that holds them was not written by collect or generate, or is damaged."""
-    for name in NEEDED:
+    wide, high = (pc.cast(table[side], pa.int64()) for side in ("width", "height"))
+    for name in (name for name in COLUMNS if not FACT_SCHEMA.field(name).nullable):
         column = table[name]
-        wrong = pc.is_null(column)
         if name in ("width", "height", "nbytes"):
-            wrong = pc.or_(wrong, pc.fill_null(pc.less_equal(column, 0), True))
+            wrong = pc.less_equal(column, 0)
+            if name == "width":
+                wrong = pc.or_(wrong, pc.greater(pc.multiply(wide, high), MAX_PIXELS))
+        elif name == "origin":
+            wrong = pc.invert(pc.is_in(column, pa.array(ORIGINS)))
+        elif name == "sha256":
+            wrong = pc.invert(pc.match_substring_regex(column, "^[0-9a-f]{64}$"))
         elif pa.types.is_string(column.type):
-            wrong = pc.or_(wrong, pc.fill_null(pc.equal(column, ""), True))
+            wrong = pc.equal(column, "")
+        else:
+            continue
         rows = table.filter(wrong)
         if rows.num_rows:
             value = rows[name][0].as_py()
             raise UsageError(
                 f"the facts of image {rows['id'][0].as_py()} are impossible: its {name} is "
-                f"{'missing' if value in (None, '') else value}"
+                f"{value if value != '' else 'missing'}"
                 f"{f' (and {rows.num_rows - 1:,} images more)' if rows.num_rows > 1 else ''}; remove the part that holds "
                 "it and run build-imaginet collect or generate again"
             )
@@ -198,14 +215,6 @@ def _vanished(store: Store, table: pa.Table) -> None:
         )
 
 
-def _sides(law: Equalize, pool: Pool) -> dict[str, tuple[int, int]]:
-    """The smallest and largest side of a crop, by category."""
-    shorts: dict[str, dict[str, Rows]] = defaultdict(dict)
-    for (category, origin), rows in pool.by(np.arange(len(pool.ids)), pool.category, pool.origin).items():
-        shorts[category][origin] = pool.short[rows]
-    return {category: equalize.sides_of(law, by_origin) for category, by_origin in shorts.items()}
-
-
 def _drop_twins(pool: Pool, found: twins.Twins) -> None:
     pool.group = pool.id[found.group]
     for reason, other, said in (
@@ -221,8 +230,13 @@ def _drop_twins(pool: Pool, found: twins.Twins) -> None:
         )
 
 
-def _choose(pool: Pool, found: twins.Twins, settings: Balance, held: Flags, seed: int) -> tuple[Candidates, list[Solved]]:
-    """Settle who stays and in which split; what was to choose from, and how the programmes went."""
+def _choose(
+    pool: Pool, found: twins.Twins, settings: Balance, held: Flags, seed: int, bound: Rows | None
+) -> tuple[Candidates, list[Solved]]:
+    """Settle who stays and in which split; what there is to choose from, frozen images too, and how the programmes went.
+
+    `bound`: the split of older images of each image's group, where there is an earlier version.
+    """
     rows = np.flatnonzero(pool.stays)
     origin, maker = pool.origin[rows].tolist(), pool.maker[rows].tolist()
     nothing = {(o, m): choice.weight(settings, o, m, 1.0) <= 0 for o, m in set(zip(origin, maker, strict=True))}
@@ -234,37 +248,15 @@ def _choose(pool: Pool, found: twins.Twins, settings: Balance, held: Flags, seed
         found.group[rows], pool.pair[rows], pool.width[rows], pool.height[rows], pool.quality[rows], pool.jpeg[rows],
         held[rows],
     )  # fmt: skip
-    pool.split[rows], solved = choice.choose(candidates, settings, seed)
+    new = ~pool.frozen[rows]
+    before = None if bound is None else frozen.before(pool, rows[new], bound)
+    pool.split[rows[new]], solved = choice.choose(candidates.take(np.flatnonzero(new)), settings, seed, before)
     kept = np.array([split is not None for split in pool.split[rows].tolist()], dtype=bool)
     size = Counter(zip(pool.category[rows[kept]].tolist(), pool.origin[rows[kept]].tolist(), strict=True))
     many = {category: size[category, "real"] for category in np.unique(pool.category[rows].astype(str)).tolist()}
     left = rows[~kept]
     pool.reject(left, SURPLUS, (f"{name} holds {many[name]} of each class without it" for name in pool.category[left].tolist()))
     return candidates, solved
-
-
-def _views(pool: Pool, settings: Equalize, sides: Mapping[str, tuple[int, int]]) -> list[tuple[Rows, equalize.Views]]:
-    """How each kept image becomes its row of the `equalized` view."""
-    kept = pool.stays
-    chroma = names(pool.table["subsampling"])
-    jpegs = np.flatnonzero(kept & pool.jpeg & ~pool.synthetic & ~np.isnan(pool.quality))
-    laws: dict[str, equalize.Law] = {}
-    for category in np.unique(pool.category[kept].astype(str)).tolist():
-        own = jpegs[pool.category[jpegs] == category]
-        own = own if len(own) >= equalize.ENOUGH else jpegs
-        laws[category] = equalize.fit(settings, sides[category], pool.quality[own].astype(np.int64), chroma[own].tolist())
-    drawn = []
-    for (category, _), cell in pool.by(np.flatnonzero(kept), pool.category, pool.split).items():
-        halves = [cell[pool.origin[cell] == origin] for origin in ORIGINS]
-        seen = [_seen(pool, rows) for rows in halves]
-        looks = equalize.match(laws[category], seen[0], seen[1])
-        drawn += [(rows, equalize.views(laws[category], s, look)) for rows, s, look in zip(halves, seen, looks, strict=True)]
-    return drawn
-
-
-def _seen(pool: Pool, rows: Rows) -> equalize.Images:
-    ids = [pool.ids[row] for row in rows.tolist()]
-    return equalize.Images(ids, pool.width[rows], pool.height[rows], pool.jpeg[rows], pool.pair[rows].tolist())
 
 
 def _events(pool: Pool, found: twins.Twins) -> Iterator[Event]:

@@ -135,7 +135,10 @@ class CardFile(BaseModel):
     environment: list[str] = Field(default_factory=list, description="variables that must be set, such as an API key")
     gated: bool = Field(default=False, description="weights that are only given to those who accept their licence")
     bundled: bool = Field(default=False, description="works right after installing, without network")
-    redistribute: bool | None = Field(default=None, description="sources: whether pixels may be passed on")
+    redistribute: bool | None = Field(default=None, description="whether its images may be passed on; null where not known")
+    commercial: bool | None = Field(default=None, description="whether its images may be used commercially")
+    rights_url: Text | None = Field(default=None, description="where that is said, if not on the licence's page")
+    rights_read: datetime.date | None = None
     terms: str = ""
     by_hand: str = Field(default="", description="sources: how to get it where it cannot be fetched")
     category: str | None = Field(default=None, description="sources: the content type, where there is one alone")

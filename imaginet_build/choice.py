@@ -9,8 +9,8 @@ rare composition are placed by their shares (`splits`); both are said.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,15 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True)
+class Before:
+    """What an earlier version settled. `bound`: (n,) the split, as its place in `SPLITS`, in which a candidate's group stands
+    already, -1 for none. `kept`: category and split -> images that are in already, of one origin."""
+
+    bound: Rows
+    kept: Mapping[tuple[str, str], int]
+
+
+@dataclass(frozen=True, slots=True)
 class Solved:
     """How one programme went: `categories` it is for, `detail` of its strata (0-3), `placed` groups that were not in it, the
     `distance` of the laws of both classes before anything is equalized (0-1), and the `gap` to the best answer there may be."""
@@ -73,13 +82,13 @@ class Solved:
     gap: float
 
 
-def choose(images: Candidates, settings: Balance, seed: int) -> tuple[Names, list[Solved]]:
+def choose(images: Candidates, settings: Balance, seed: int, before: Before | None = None) -> tuple[Names, list[Solved]]:
     """The split of every image, None for one too many; and how the programmes went."""
     split = np.full(len(images.ids), None, dtype=object)
     solved = []
     for rows in apart(images):
         part = images.take(rows)
-        placed, how = _choose(part, settings, seed)
+        placed, how = _choose(part, settings, seed, Before(before.bound[rows], before.kept) if before else None)
         split[rows] = placed
         solved.append(how)
         if how.gap > programme.FAIR:
@@ -100,12 +109,12 @@ def apart(images: Candidates) -> list[Rows]:
     return [np.flatnonzero(label[category] == one) for one in np.unique(label)]
 
 
-def _choose(images: Candidates, settings: Balance, seed: int) -> tuple[Names, Solved]:
+def _choose(images: Candidates, settings: Balance, seed: int, before: Before | None) -> tuple[Names, Solved]:
     names = [split for split in SPLITS if settings.splits.get(split, 0) > 0]
     for detail, loose in ladder(images, settings):
-        problem = Problem(images, settings, names, detail, seed, compositions=COMPOSITIONS if loose else 0)
+        problem = Problem(images, settings, names, detail, seed, COMPOSITIONS if loose else 0, before=before)
         counts = None
-        coarse = Problem(images, settings, names, 0, seed, placed=problem.placed) if detail else problem
+        coarse = Problem(images, settings, names, 0, seed, placed=problem.placed, before=before) if detail else problem
         settled = programme.settle(coarse.kinds, coarse.groups, coarse.wishes)
         if settled is not None:
             counts = programme.solve(problem.kinds, problem.groups, problem.wishes, settled)
@@ -144,6 +153,7 @@ class Problem:
         seed: int,
         compositions: int = COMPOSITIONS,
         placed: Rows | None = None,
+        before: Before | None = None,
     ) -> None:
         self.images, self.splits = images, len(names)
         category, self.categories = splits.numbered(images.category.tolist())
@@ -155,7 +165,12 @@ class Problem:
         _, group = np.unique(images.group, return_inverse=True)
         self.group = group = group.ravel().astype(np.int64)
         size = np.bincount(group)
-        self.alone = size[group] == 1
+        sure = np.full(len(size), -1, dtype=np.int64)
+        if before is not None:
+            # Older images of its group are not among these: even a group of one is settled.
+            at = np.array([names.index(split) if split in names else -1 for split in SPLITS])
+            sure[group[before.bound >= 0]] = at[before.bound[before.bound >= 0]]
+        self.alone = (size[group] == 1) & (sure[group] < 0)
 
         wanted = [int(side) for side in settings.sizes]
         levels = strata.levels(
@@ -169,15 +184,19 @@ class Problem:
             category[first], images.synthetic[first].astype(np.int64), maker[first], _paired(images)[first].astype(np.int64),
             levels, place, shape, free, held,
         )  # fmt: skip
-        self._compose(settings, names, compositions, seed, placed, size)
+        self.placed = sure if placed is None else placed
+        self._compose(settings, names, compositions if placed is None else None, seed)
         self.wishes = wishes_of(images, settings, names, maker, self.makers)
+        if self.wishes.limits is not None and before is not None:
+            held = np.array([[before.kept.get((category, split), 0) for split in names] for category in self.categories])
+            self.wishes = replace(self.wishes, limits=np.maximum(self.wishes.limits - held, 0))
 
-    def _compose(
-        self, settings: Balance, names: Sequence[Split], compositions: int, seed: int, placed: Rows | None, size: Rows
-    ) -> None:
-        """Groups of several images by composition. What a group holds is told by the sum of its images' random numbers."""
-        count = len(self.kinds)
-        self.placed = np.full(len(size), -1, dtype=np.int64) if placed is None else placed
+    def _compose(self, settings: Balance, names: Sequence[Split], compositions: int | None, seed: int) -> None:
+        """Groups of several images by composition. What a group holds is told by the sum of its images' random numbers.
+
+        `compositions`: how many there may be; None for all.
+        """
+        count, size = len(self.kinds), len(self.placed)
         given = np.zeros((count, self.splits), dtype=np.int64)
         rows = np.flatnonzero(~self.alone & (self.placed[self.group] < 0))
         number, code = np.unique(self.group[rows], return_inverse=True)
@@ -199,7 +218,7 @@ class Problem:
         # The common ones are in the programme, the rare ones are not, where there are too many.
         rank = np.lexsort((example, -members))
         inside = np.zeros(len(members), dtype=bool)
-        inside[rank[: compositions if placed is None else len(rank)]] = True
+        inside[rank[:compositions]] = True
         at = np.cumsum(inside) - 1
         self.few = int(members[~inside].sum())
         if self.few:
@@ -213,7 +232,7 @@ class Problem:
         self.groups = Groups(
             entry // max(count, 1), entry % max(count, 1), times.astype(np.int64), members[inside], held[example[inside]], given
         )
-        self.composition = np.full(len(size), -1, dtype=np.int64)
+        self.composition = np.full(size, -1, dtype=np.int64)
         self.composition[number] = np.where(inside[which], at[which], -1)
 
     def _place(self, rows: Rows, settings: Balance, names: Sequence[Split], seed: int) -> None:

@@ -10,7 +10,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from imaginet_build.arrival import Terms
 from imaginet_build.availability import Availability
 from imaginet_build.candidates import Candidates
 from imaginet_build.collectors import Collector
-from imaginet_build.errors import UsageError
+from imaginet_build.entries import Entry, entries
+from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.guards import REASONS
 from imaginet_build.intake import STAGE, Arrive, Arrived, Segment
 from imaginet_build.quotas import Stream
@@ -44,7 +45,7 @@ class Collected:
     """What one `collect` did. `new`: images that were not here before; `total`: what the work folder now holds of the stage;
     `rejected`: reason -> how many, all told; `failed`: those of them that could not be read, and `broken` sources.
 
-    `broken`: source -> why it stopped half-way (the same command goes on from there). `availability`: a line for each quota.
+    `broken`: source -> why it stopped half-way, and what to do. `availability`: a line for each quota.
     `matching`: what was chosen for the entries that match, with the distances before and after. `unchecked`: source -> checks
     that its card or the recipe asks for where they can be made, and that could not be made here, each with the reason.
     """
@@ -84,7 +85,7 @@ def collect(
     alone. Raises `UsageError` for a source that is not there or a check that must be made and cannot, `StoreError` for a full
     disk.
     """
-    made = _told_apart([(want, *_build(want, trust, store.root / "cards.lock")) for want in wants])
+    made = [_build(entry, trust, store.root / "cards.lock") for entry in entries(wants, trust)]
     unchecked = {terms.source: missing for _, terms, _ in made if (missing := arrival.unchecked(terms))}
     for source, checks in unchecked.items():
         for check, why in checks.items():
@@ -93,23 +94,20 @@ def collect(
         subjects.check(want.match.text if want.match else subjects.OFF)
     streams = [stream for entry in made for stream in quotas.streams(*entry, seed, limit)]
     streams.sort(key=lambda stream: stream.want.match is not None)
-    for stream in streams if retry else ():
-        waiting = Candidates(store, stream.name)
-        for place in [store] if waiting.is_chosen() else [store, waiting.store]:
-            availability.forget(place, _passing(place, stream.terms), STAGE)
-    run = _Run(store, seed, pool, progress)
+    run = _Run(store, seed, pool, progress, retry)
     for stream in streams:
         if stream.want.match is None:
             run.take(stream)
         elif limit is not None and (first := run.cut_short(stream, streams)):
+            run.waiting.add(stream.name)
             log.warning("%s: it matches what %s gives, and is chosen once that is here without --limit", stream.title, first)
         else:
             run.take_matching(stream, generate, trust)
     return run.end(streams, unchecked)
 
 
-def _build(want: Collect, trust: bool, lock: Path) -> tuple[Terms, Collector]:
-    card = catalog.card("sources", want.source)
+def _build(entry: Entry, trust: bool, lock: Path) -> Made:
+    want, card = entry.want, entry.card
     if "revision" in want.options:
         raise UsageError(
             f"[[collect]] {want.source}: a revision stands in the card, not in options; for one data set of the Hub write "
@@ -118,41 +116,23 @@ def _build(want: Collect, trust: bool, lock: Path) -> tuple[Terms, Collector]:
     # A copy in a folder is what it is; of a data set on the Hub the first use records the commit, and later ones keep to it.
     revision = None if "root" in want.options else catalog.resolve(card, lock)
     collector: Collector = catalog.build(card, trust=trust, revision=revision, **want.options)
-    # Places are left out of the name, so that the same images have the same ids wherever the folder lies.
-    # So is how they are fetched, such as how many at once (an adapter's `HOW`).
-    aside = {"root", "index"} | getattr(collector, "HOW", frozenset[str]())
-    options = {key: value for key, value in {**card.options, **want.options}.items() if key not in aside}
     terms = Terms(
         source=card.name,
         revision=revision or card.revision,
-        licence=card.licence,
+        licence=want.licence or card.licence,
         origin=card.origin,
         category=want.category or card.about.category,
         asked=want.category,
         family=card.family,
-        scope=json.dumps(options, sort_keys=True, default=str),
+        scope=entry.scope,
         released=card.released,
         guard=rules.merged(rules.GUARD, card.about.guard, want.guard),
         screen=rules.merged(rules.SCREENING, card.about.screen, want.screen),
     )
-    return terms, collector
+    return want, terms, collector
 
 
 Made = tuple[Collect, Terms, Collector]
-
-
-def _told_apart(made: list[Made]) -> list[Made]:
-    """Entries that differ only in where their folder lies would name equal paths alike: all but the first are numbered."""
-    places: dict[tuple[str, str], list[Path]] = {}
-    apart = []
-    for want, terms, collector in made:
-        known = places.setdefault((terms.source, terms.scope), [])
-        place = Path(str(want.options.get("root", ""))).resolve()
-        if place not in known:
-            known.append(place)
-        number = known.index(place)
-        apart.append((want, replace(terms, scope=f"{terms.scope}#{number}") if number else terms, collector))
-    return apart
 
 
 class _Known:
@@ -176,12 +156,6 @@ class _Known:
         return self._made[name]
 
 
-def _passing(store: Store, terms: Terms) -> set[str]:
-    """What was refused of one source for a reason that passes."""
-    rows = [row for row in store.rejects().to_pylist() if row["stage"] == STAGE and availability.passes(row["reason"])]
-    return {row["id"] for row in rows if row["source_key"] is not None and terms.id_of(row["source_key"]) == row["id"]}
-
-
 def _stratum(params: str) -> str | None:
     return json.loads(params).get("stratum") if '"stratum"' in params else None
 
@@ -189,12 +163,14 @@ def _stratum(params: str) -> str | None:
 class _Run:
     """One call of `collect` over one work folder."""
 
-    def __init__(self, store: Store, seed: int, pool: engine.Pool, progress: engine.Progress) -> None:
-        self.store, self.seed, self.pool, self.progress = store, seed, pool, progress
+    def __init__(self, store: Store, seed: int, pool: engine.Pool, progress: engine.Progress, retry: bool) -> None:
+        self.store, self.seed, self.pool, self.progress, self.retry = store, seed, pool, progress, retry
         self.known = _Known(store)
         self.new = 0
         self.broken: dict[str, str] = {}
         self.places: dict[str, availability.Places] = {}
+        self.waiting: set[str] = set()
+        self.again: set[str] = set()
 
     def held(self, stream: Stream) -> int:
         """How many images there are that count for a stream's quota."""
@@ -202,17 +178,22 @@ class _Run:
         wanted = stream.want.category
         return sum(wanted in (None, c) and stream.stratum in (None, s) for c, s in kept.values())
 
-    def take(self, stream: Stream, count: int | None = None, passed: frozenset[str] = frozenset()) -> None:
-        """Fill one stream's quota (or `count`) from its source; `passed` are keys that need not be looked at."""
+    def take(self, stream: Stream, count: int | None = None, outer: _Run | None = None) -> None:
+        """Fill one stream's quota (or `count`) from its source, without what `outer`'s work folder holds of it already."""
         want, terms = stream.want, stream.terms
-        quota = stream.count if count is None else count
+        quota, full = (stream.count, stream.full) if count is None else (count, count)
         kept, refused = self.known.of(terms)
-        have = frozenset(kept.keys() | refused | passed)
+        passed = {key for keys in outer.known.of(terms) for key in keys} if outer else set[str]()
+        stores = [run.store for run in (self, outer) if run] if self.retry else []
+        passing = availability.Passing(stores, terms, STAGE, self.again)
+        have = frozenset(kept.keys() | refused | passed) - passing.keys
         done = {terms.id_of(key) for key in kept.keys() | refused}
         places = self.places.setdefault(stream.name, availability.Places(self.known.lines, stream.name, done))
-        source = _Answers(stream, Want(terms.source, want.category, self.seed, have, stream.stratum, quota), places)
-        arrive = Arrive(self.store.root, terms, stream.name, stream.stratum)
         held = before = self.held(stream)
+        now = None if quota is None else max(0, quota - held)
+        wanted = Want(terms.source, want.category, self.seed, have, stream.stratum, full, now)
+        source = _Answers(stream, wanted, places, passing)
+        arrive = Arrive(self.store.root, terms, stream.name, stream.stratum)
         failed = 0
         while quota is None or held < quota or places.behind():
             missing = None if quota is None else quota - held
@@ -230,9 +211,9 @@ class _Run:
         self.new += held - before
         if source.broken is not None:
             self.broken[stream.title] = source.broken
-            log.error("%s: %s. What was finished is kept; the same command goes on from there", stream.title, source.broken)
-        elif stream.count is not None and held < stream.count and count is None:
-            log.warning("%s: asked for %d, the source has %d that can be used", stream.title, stream.count, held)
+            log.error("%s: %s", stream.title, source.broken)
+        elif stream.count is not None and stream.full is not None and held < stream.count and count is None:
+            log.warning("%s: asked for %d, the source has %d that can be used", stream.title, stream.full, held)
 
     def _one_by_one(self, segment: Segment, arrive: Arrive) -> Iterator[Arrived]:
         """A segment that its worker could not finish, image by image; the guilty one becomes a reject."""
@@ -268,9 +249,8 @@ class _Run:
         held = self._moved(spool, stream, count)
         if held < count and not spool.is_chosen():
             reference = matching.reference(self.store, generate, category, match, self.seed, trust)
-            inner = _Run(spool.store, self.seed, self.pool, self.progress)
-            kept, refused = self.known.of(stream.terms)
-            inner.take(stream, (full - held) * match.candidates, frozenset(kept.keys() | refused))
+            inner = _Run(spool.store, self.seed, self.pool, self.progress, self.retry)
+            inner.take(stream, (full - held) * match.candidates, self)
             self.broken |= inner.broken
             if inner.broken:
                 return
@@ -296,7 +276,7 @@ class _Run:
         asked = {
             s.name: availability.Quota(
                 s.name, s.terms.source, s.want.category, s.stratum, s.count, self.held(s),
-                s.full * s.want.match.candidates if s.full and s.want.match else None,
+                s.full * s.want.match.candidates if s.full and s.want.match else None, s.full, s.name in self.waiting,
             )
             for s in streams
         }  # fmt: skip
@@ -311,8 +291,8 @@ class _Run:
 class _Answers:
     """What a collector answers, made safe: every answer checked, named once, given a place; an exception ends it, in words."""
 
-    def __init__(self, stream: Stream, want: Want, places: availability.Places) -> None:
-        self.stratum, self.have, self.places = stream.stratum, want.have, places
+    def __init__(self, stream: Stream, want: Want, places: availability.Places, passing: availability.Passing) -> None:
+        self.stratum, self.have, self.places, self.passing = stream.stratum, want.have, places, passing
         self.broken: str | None = None
         self.seen: Counter[str] = Counter()
         self.answers = self._safe(stream.collector, want)
@@ -331,10 +311,14 @@ class _Answers:
             taken += isinstance(item, Found)
             size += len(item.data) if isinstance(item, Found) else 0
             if len(items) >= SEGMENT_IMAGES or size >= SEGMENT_BYTES:
-                yield Segment(tuple(items), tuple(places))
+                yield self._segment(items, places)
                 items, places, size = [], [], 0
         if items:
-            yield Segment(tuple(items), tuple(places))
+            yield self._segment(items, places)
+
+    def _segment(self, items: Sequence[Found | Refusal], places: Sequence[int]) -> Segment:
+        self.passing.forget(item.source_key for item in items)
+        return Segment(tuple(items), tuple(places))
 
     def _safe(self, collector: Collector, want: Want) -> Iterator[Found | Refusal]:
         try:
@@ -356,8 +340,21 @@ class _Answers:
             raise
         except Exception as error:
             # The boundary to any adapter and its vendor: it ends this source, never the others.
-            said = str(error).strip().splitlines()
-            self.broken = f"{'' if said else type(error).__name__}{said[0] if said else ''}"[:500]
+            self.broken = _why(error)
+
+
+def _why(error: Exception) -> str:
+    """Why a collector ended, and what to do: a line or a disk that failed may be better another time, a fault will not."""
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:1000]
+    if isinstance(error, BuildError):
+        return said
+    if isinstance(error, OSError):
+        return f"{said}. What was finished is kept; the same command goes on from there"
+    return (
+        f"its collector failed with {type(error).__name__}: {said}. What was finished is kept, but the same command will "
+        "probably fail there again: that is a fault of the collector or of what it reads. Leave this source out, and tell "
+        "whoever made it"
+    )
 
 
 def folders(real: Path, fake: Path) -> list[Collect]:

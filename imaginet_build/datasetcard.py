@@ -1,44 +1,39 @@
-"""The card of a release: README.md, LICENSE.md and the composition table, every number counted from the release itself.
+"""The texts of a release: README.md, LICENSE.md, DATASHEET.md, croissant.json and the composition table.
 
-The front matter is what the Hugging Face Hub reads: one config for each view, the first the default, and a `dataset_info`
-taken from the Parquet schema, because `datasets` believes the card over the schema where they differ.
+Every number is counted from the release itself (`cardfacts`); every other word that is not ours is escaped. The front matter is
+what the Hugging Face Hub reads: the configs of the folder (`configs.found`) and a `dataset_info` taken from the Parquet schema,
+because `datasets` believes the card over the schema where they differ.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from imaginet_build import containers, jpegfile, likeness, release
+from imaginet_build import cardwords, croissant, licences
+from imaginet_build.cardfacts import Measured, measure
+from imaginet_build.configs import COLUMNS, dataset_info
 from imaginet_build.pixel_probes import EXPECTED
-from imaginet_build.records import SPLITS
+from imaginet_build.records import ORIGINS, SPLITS
+
+__all__ = ["About", "Measured", "files", "measure"]
 
 COMPOSITION = "composition.csv"
-_LICENCES = """# Licences
+TEXTS = ("README.md", "LICENSE.md", "DATASHEET.md", "croissant.json", COMPOSITION)
+"""What `files` writes."""
 
-Every image keeps the licence of its source or its generator; the column `licence` of its row names it.
-
-| licence | real rows | synthetic rows |
-|---|---|---|
-"""
 _SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"), (1e8, "10M<n<100M"))
 
 
 @dataclass(frozen=True, slots=True)
 class About:
     """What cannot be counted. `sources`: one mapping for each source and generator card (name, title, url, licence,
-    revision), shown where a row of the release comes from it. `contact`: where to ask for an image to be taken down."""
+    revision), shown where a row of the release comes from it. `contact`: where to ask for an image to be taken down.
+    `statements`: what else the recipe says in `[publish.about]`, by key."""
 
     title: str = "Synthetic image detection data set"
     description: str = ""
@@ -46,67 +41,30 @@ class About:
     contact: str = ""
     citation: str = ""
     sources: tuple[Mapping[str, Any], ...] = ()
+    statements: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> About:
+        """What `to_json` wrote."""
+        return cls(**{**values, "sources": tuple(values["sources"])})
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What was counted in a release folder.
-
-    `views`: rows by view and split. `nbytes`, `arrow_nbytes`: file and uncompressed sizes alike. `sides`: by view and label,
-    the smallest, median and largest shorter side in pixels. `likeness`: by view, bytes per pixel of each label and the
-    Kolmogorov-Smirnov distance between the labels in size, aspect and JPEG quality, beside its sampling error
-    (`likeness`). `composition`: rows by category, label, family, generator or source and split.
-    """
-
-    digest: str
-    features: dict[str, dict[str, Any]]
-    views: dict[str, dict[str, int]]
-    nbytes: dict[str, dict[str, int]]
-    arrow_nbytes: dict[str, dict[str, int]]
-    sides: dict[str, dict[str, tuple[int, float, int]]]
-    likeness: dict[str, dict[str, Any]]
-    codecs: dict[str, dict[str, int]]
-    composition: tuple[dict[str, Any], ...]
-    licences: dict[str, dict[str, int]]
-    groups: int
-    rejects: dict[str, int]
-
-
-def measure(folder: Path, views: Sequence[str], rejects: pa.Table, digest: str) -> Measured:
-    """Count everything the card says, from the shards on disk; `rejects` is what `rejects.parquet` holds."""
-    tables = {view: release.rows(folder, view) for view in views}
-    first = tables[views[0]]
-    files = {view: release.shards(folder, view) for view in views}
-    path = next(iter(files[views[0]].values()))[0]
-    labelled = {
-        view: list(zip(*(t[c].to_pylist() for c in ("label", "width", "height")), strict=True)) for view, t in tables.items()
-    }
-    origin_of = pc.if_else(pc.equal(first["label"], "real"), pc.fill_null(first["source"], "unknown"), first["generator"])
-    keys = ("content_type", "label", "family")
-    cells = Counter(zip(*(first[c].to_pylist() for c in keys), origin_of.to_pylist(), first["split"].to_pylist(), strict=True))
-    return Measured(
-        digest=digest,
-        features=release.features_of(path),
-        views={view: {split: sum(_rows(p) for p in paths) for split, paths in files[view].items()} for view in views},
-        nbytes={view: {split: sum(p.stat().st_size for p in paths) for split, paths in files[view].items()} for view in views},
-        arrow_nbytes={view: {s: sum(_unpacked(p) for p in paths) for s, paths in files[view].items()} for view in views},
-        sides={view: _sides(rows) for view, rows in labelled.items()},
-        likeness={view: _likeness(table, files[view]) for view, table in tables.items()},
-        codecs={view: _codecs(files[view]) for view in views},
-        composition=tuple(
-            dict(zip((*keys, "generator_or_source", "split"), cell, strict=True)) | {"rows": n}
-            for cell, n in sorted(cells.items())
-        ),
-        licences=_licences(first),
-        groups=len(pc.unique(first["group"])),
-        rejects=dict(sorted(Counter(rejects["reason"].to_pylist()).items(), key=lambda item: (-item[1], item[0]))),
-    )
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values, for `release.json`: with the files, all that the texts are made of."""
+        return asdict(self) | {"sources": [dict(source) for source in self.sources], "statements": dict(self.statements)}
 
 
 def files(
-    facts: Measured, about: About, gate: Mapping[str, Any] | None = None, probes: Sequence[Mapping[str, Any]] = ()
+    facts: Measured,
+    about: About,
+    gate: Mapping[str, Any] | None = None,
+    probes: Sequence[Mapping[str, Any]] = (),
+    *,
+    inventory: Mapping[str, Mapping[str, object]],
+    version: str = "",
+    rights: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """The text files of a release by name: README.md, LICENSE.md and composition.csv."""
+    """The texts of a release by name (`TEXTS`). `inventory`: SHA-256 and size of its files (`release.inventory`). `rights`:
+    what `release.json` says of them (`rights.said`)."""
     import pandas as pd
 
     frame = pd.DataFrame(facts.composition)
@@ -119,130 +77,113 @@ def files(
     )
     wide = wide.reindex(columns=[s for s in SPLITS if s in wide.columns])
     wide["all"] = wide.sum(axis=1)
-    environment = Environment(
-        loader=PackageLoader("imaginet_build"),
-        autoescape=False,  # noqa: S701 - Markdown; the filter below escapes what is not ours
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["cell"] = _cell
-    environment.filters["yaml"] = lambda value: json.dumps(value, ensure_ascii=True)
-    used = {row["generator_or_source"] for row in facts.composition}
-    readme = environment.get_template("card.md.j2").render(
-        facts=facts,
-        about=about,
-        gate={"reason": "", "self_test": None, "forced": False} | dict(gate) if gate else None,
-        probes=(shown := [p for p in probes if p["track"] == "origin" and p.get("scope", "all") == "all"]),
-        beside=[p for p in shown if not p.get("gate", True)],
-        expected=EXPECTED,
-        default=next(iter(facts.views)),
-        rows=sum(next(iter(facts.views.values())).values()),
-        size=_size_category(sum(next(iter(facts.views.values())).values())),
-        info=dataset_info(facts),
-        splits=[s for s in SPLITS if s in wide.columns],
-        composition=wide.reset_index().to_dict("records"),
-        totals={str(name): int(value) for name, value in wide.sum().items()},
-        sources=[s for s in about.sources if s["name"] in used],
-    )
-    licences = "".join(f"| {_cell(name)} | {n['real']} | {n['synthetic']} |\n" for name, n in facts.licences.items())
-    return {
-        "README.md": readme,
-        "LICENSE.md": _LICENCES + licences,
+    limits = _limits(facts)
+    told = shown(probes)
+    known = {
+        "facts": facts,
+        "about": about,
+        "gate": {"reason": "", "self_test": None, "forced": False} | dict(gate) if gate else None,
+        "probes": [p for p in told if p.get("gate", True)],
+        "beside": [p for p in told if not p.get("gate", True)],
+        "expected": EXPECTED,
+        "default": next(iter(facts.views)),
+        "version": version,
+        "size": next((name for limit, name in _SIZES if facts.rows < limit), "100M<n<1B"),
+        "info": dataset_info(facts.configs),
+        "splits": [s for s in SPLITS if s in wide.columns],
+        "composition": wide.reset_index().to_dict("records"),
+        "totals": {str(name): int(value) for name, value in wide.sum().items()},
+        "terms": _with_cards(facts.terms, about.sources),
+        "limits": limits,
+        "columns": {name: COLUMNS.get(name, "") for name in facts.configs[0].features},
+        "rights": {"only": None, "must_not_travel": 0} | dict(rights or {}),
+        "entry": _entry(facts, about, version),
+    }
+    texts = {
+        name: _environment().get_template(template).render(known)
+        for name, template in (
+            ("README.md", "card.md.j2"),
+            ("LICENSE.md", "licence.md.j2"),
+            ("DATASHEET.md", "datasheet.md.j2"),
+        )
+    }
+    about = replace(about, citation=about.citation or _entry(facts, about, version))
+    described = croissant.describe(facts, about, inventory, gate=gate, limits=limits, version=version)
+    return texts | {
+        "croissant.json": json.dumps(described, indent=1) + "\n",
         COMPOSITION: frame.to_csv(index=False, lineterminator="\n"),
     }
 
 
-def dataset_info(facts: Measured) -> list[dict[str, Any]]:
-    """The card's `dataset_info`, one entry for each view, from the features the Parquet files carry."""
-    return [
-        {
-            "config_name": view,
-            "features": [{"name": name} | _yaml_feature(feature) for name, feature in facts.features.items()],
-            "splits": [
-                {"name": split, "num_bytes": facts.arrow_nbytes[view][split], "num_examples": rows}
-                for split, rows in splits.items()
-            ],
-            "download_size": sum(facts.nbytes[view].values()),
-            "dataset_size": sum(facts.arrow_nbytes[view].values()),
-        }
-        for view, splits in facts.views.items()
-    ]
+def shown(probes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of an audit that a card holds: how far origin can be guessed over everything."""
+    return [dict(p) for p in probes if p["track"] == "origin" and p.get("scope", "all") == "all"]
 
 
-def _yaml_feature(feature: Mapping[str, Any]) -> dict[str, Any]:
-    match feature["_type"]:
-        case "Image":
-            return {"dtype": "image"}
-        case "ClassLabel":
-            return {"dtype": {"class_label": {"names": {str(i): name for i, name in enumerate(feature["names"])}}}}
-    return {"dtype": feature["dtype"]}
-
-
-def _rows(path: Path) -> int:
-    return int(pq.read_metadata(path).num_rows)
-
-
-def _unpacked(path: Path) -> int:
-    metadata = pq.read_metadata(path)
-    return sum(int(metadata.row_group(i).total_byte_size) for i in range(metadata.num_row_groups))
-
-
-def _codecs(shards: Mapping[str, Sequence[Path]]) -> dict[str, int]:
-    """Rows by file extension."""
-    found: Counter[str] = Counter()
-    for path in (p for paths in shards.values() for p in paths):
-        with pq.ParquetFile(path) as file:
-            names = pc.struct_field(file.read(columns=["image.path"])["image"], "path").to_pylist()
-        found.update(name.rpartition(".")[2] for name in names)
-    return dict(sorted(found.items()))
-
-
-def _sides(rows: Sequence[tuple[str, int, int]]) -> dict[str, tuple[int, float, int]]:
-    found: dict[str, tuple[int, float, int]] = {}
-    for label in ("real", "synthetic"):
-        sides = [min(w, h) for name, w, h in rows if name == label]
-        if sides:
-            found[label] = (min(sides), statistics.median(sides), max(sides))
-    return found
-
-
-def _likeness(table: pa.Table, shards: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
-    """How alike the labels are from outside, and how many bytes each spends on a pixel."""
-    synthetic = np.asarray(pc.equal(table["label"], "synthetic").to_numpy(), dtype=bool)
-    width, height = (table[side].to_numpy().astype(np.int64) for side in ("width", "height"))
-    lengths = [np.zeros(0, dtype=np.int64)]
-    quality: list[float] = []
-    for path in (p for paths in shards.values() for p in paths):
-        with pq.ParquetFile(path) as file:
-            # A row group at a time: the images of a shard need not fit into memory.
-            for number in range(file.num_row_groups):
-                column = file.read_row_group(number, columns=["image.bytes"])["image"].combine_chunks()
-                images = pc.struct_field(column, "bytes")
-                lengths.append(pc.binary_length(images).to_numpy(zero_copy_only=False).astype(np.int64))
-                quality += [_quality(image.as_py()) for image in images]
-    return {
-        "bytes_per_pixel": likeness.bytes_per_pixel(synthetic, np.concatenate(lengths), width * height),
-        "ks": likeness.distances(synthetic, width, height, np.array(quality, dtype=float)),
-        "sampling_error": likeness.sampling_error(int((~synthetic).sum()), int(synthetic.sum())),
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("imaginet_build"),
+        autoescape=False,  # noqa: S701 - Markdown; the filters below escape what is not ours
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["told"] = licences.told
+    environment.filters |= {
+        "cell": cardwords.cell,
+        "words": cardwords.words,
+        "yaml": cardwords.yaml,
+        "block": cardwords.block,
+        "fence": cardwords.fence,
     }
+    return environment
 
 
-def _quality(image: bytes) -> float:
-    """The quality a JPEG's tables lie nearest to; nan for what is no JPEG."""
-    return float(jpegfile.parse(image).quality or np.nan) if containers.sniff(image) == "jpeg" else np.nan
+def _with_cards(terms: Sequence[Mapping[str, Any]], cards: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows by label, generator or source and licence, each beside what its card says."""
+    blank = {"title": "", "licence": "", "revision": "", "url": ""}
+    by_name = {card["name"]: blank | {key: value or "" for key, value in card.items()} for card in cards}
+    return [dict(term) | {"card": by_name.get(term["generator_or_source"], blank)} for term in terms]
 
 
-def _licences(table: pa.Table) -> dict[str, dict[str, int]]:
-    counts = Counter(zip(table["licence"].to_pylist(), table["label"].to_pylist(), strict=True))
-    return {name: {label: counts[name, label] for label in ("real", "synthetic")} for name in sorted({n for n, _ in counts})}
+def _entry(facts: Measured, about: About, version: str) -> str:
+    """The release as one BibTeX entry: only what is known of it."""
+    known = {
+        "author": about.statements.get("creators", ""),
+        "title": about.title,
+        "year": about.statements.get("published", "")[:4],
+        "version": version,
+        "url": f"https://huggingface.co/datasets/{about.repo}" if about.repo else "",
+        "note": f"{facts.rows} images, SHA-256 of the data {facts.digest}",
+    }
+    lines = [f"  {key} = {{{cardwords.bibtex(value)}}}," for key, value in known.items() if value]
+    return "\n".join([f"@misc{{release-{facts.digest[:12]},", *lines, "}"])
 
 
-def _size_category(rows: int) -> str:
-    return next((name for limit, name in _SIZES if rows < limit), "100M<n<1B")
-
-
-def _cell(value: object) -> str:
-    """Text that is not ours, safe inside a Markdown table: one line, no markup, no HTML."""
-    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{c}" if c in "\\|`*_[]" else c for c in text)
+def _limits(facts: Measured) -> list[str]:
+    """What the composition itself leaves wanting, one sentence each."""
+    found = [
+        f"There is no `{split}` split: too few groups, or the recipe asked for none."
+        for split in SPLITS
+        if split not in next(iter(facts.views.values()))
+    ]
+    real, synthetic = (facts.labels[label] for label in ORIGINS)
+    if real != synthetic:
+        found.append(f"The classes are not equal: {real} real and {synthetic} synthetic images.")
+    by_type: dict[str, set[str]] = {}
+    by_maker: dict[str, set[str]] = {}
+    for row in facts.composition:
+        by_type.setdefault(row["content_type"], set()).add(row["label"])
+        by_maker.setdefault(row["generator_or_source"], set()).add(row["split"])
+    found += [
+        f"All images of content type {cardwords.cell(name)} are {next(iter(labels))}: it tells the label."
+        for name, labels in sorted(by_type.items())
+        if len(labels) == 1
+    ]
+    held = sorted(name for name, splits in by_maker.items() if splits == {"test"})
+    if held and len(held) < len(by_maker):
+        found.append(f"In the test split only: {', '.join(map(cardwords.cell, held))}.")
+    unstated = sum(sum(n.values()) for name, n in facts.licences.items() if "not-stated" in name)
+    if unstated:
+        found.append(f"For {unstated} images no licence is stated.")
+    return found

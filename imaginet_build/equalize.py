@@ -12,9 +12,10 @@ apart.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -42,7 +43,8 @@ Uniform = np.typing.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """What one category's views are drawn from. Lists are drawn from uniformly, by position."""
+    """What one category's views are drawn from. Lists are drawn from uniformly, by position; of `side_draws` sides the largest
+    is taken."""
 
     sides: tuple[int, int]
     step: int
@@ -51,6 +53,25 @@ class Law:
     subsamplings: tuple[str, ...]
     first_qualities: tuple[int, ...]
     first_subsamplings: tuple[str, ...]
+    side_draws: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The law as JSON has it; lists that are drawn from as `[value, how often]`."""
+        lists = ("qualities", "subsamplings", "first_qualities", "first_subsamplings")
+        plain: dict[str, Any] = {"sides": list(self.sides), "step": self.step, "codecs": [list(one) for one in self.codecs]}
+        plain["side_draws"] = self.side_draws
+        return plain | {
+            name: [[value, len(list(same))] for value, same in itertools.groupby(getattr(self, name))] for name in lists
+        }
+
+    @classmethod
+    def of_json(cls, said: Mapping[str, Any]) -> Law:
+        """The law that `to_json` wrote."""
+        low, high = said["sides"]
+        lists = ("qualities", "subsamplings", "first_qualities", "first_subsamplings")
+        drawn = {name: tuple(v for v, n in said[name] for _ in range(n)) for name in lists}
+        codecs = tuple((name, share) for name, share in said["codecs"])
+        return cls(sides=(low, high), step=said["step"], codecs=codecs, side_draws=said.get("side_draws", 1), **drawn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +140,8 @@ def fit(settings: Equalize, sides: tuple[int, int], qualities: Rows, subsampling
     chroma = tuple(sorted(name for name in subsamplings if name in CHROMA)) or ("4:2:0", "4:2:0", "4:2:0", "4:4:4")
     quality = first if settings.quality == "auto" else tuple(range(settings.quality[0], settings.quality[1] + 1))
     mix = chroma if settings.subsampling == "auto" else _spread(settings.subsampling)
-    return Law(sides, settings.step, tuple(sorted(settings.codec.items())), quality, mix, first, chroma)
+    codecs = tuple(sorted(settings.codec.items()))
+    return Law(sides, settings.step, codecs, quality, mix, first, chroma, settings.side_draws)
 
 
 def _spread(shares: Mapping[Chroma, float]) -> tuple[str, ...]:
@@ -162,11 +184,13 @@ def match(law: Law, real: Images, synthetic: Images) -> tuple[Looks, Looks]:
     images have the same side shares one.
     """
     n = len(real.ids)
-    draws = np.array([random_of(name, "look").random(4) for name in real.ids]).reshape(n, 4)
+    draws = np.array([random_of(name, "look").random(3 + law.side_draws) for name in real.ids]).reshape(n, 3 + law.side_draws)
+    # The largest of several draws, not a power of one: no two machines round a maximum differently.
+    high = np.maximum(draws[:, 0], draws[:, 4:].max(axis=1, initial=0))
     orders = [np.argsort(_keys(images.ids, "side"), kind="stable") for images in (real, synthetic)]
     sides = [np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)]
     for side, order, given in zip(
-        sides, orders, match_sides(law, real.short[orders[0]], synthetic.short[orders[1]], draws[orders[0], 0]), strict=True
+        sides, orders, match_sides(law, real.short[orders[0]], synthetic.short[orders[1]], high[orders[0]]), strict=True
     ):
         side[order] = given
     names = np.array([name for name, _ in law.codecs])

@@ -174,13 +174,14 @@ class Growing:
     """A table that grows: what is known of an image beforehand, then what measuring it says.
 
     With `pixels` the numbers of the pixel probes are measured too and stand in columns of their names, lists of floats, null
-    where an image was not drawn for them (PIXEL_ROWS).
+    where an image was not drawn for them (PIXEL_ROWS). `withheld`: rows of a release without pixels.
     """
 
     pixels: bool = False
     rows: list[dict[str, object]] = field(default_factory=list)
     tables: list[pa.Table] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
+    withheld: int = 0
 
     def refuse(self, path: str, refusal: Refusal) -> None:
         """Count `path` as announced and not measured."""
@@ -231,7 +232,8 @@ class Growing:
         """What has been gathered. Raises `UsageError` where one of the classes is missing: nothing can be told apart."""
         self._flush()
         table = pa.concat_tables(self.tables) if self.tables else FACTS.empty_table()
-        return Target(name, kind, both_classes(table, name, len(self.unreadable)), tuple(self.unreadable), folders, remake)
+        table = both_classes(table, name, len(self.unreadable), self.withheld)
+        return Target(name, kind, table, tuple(self.unreadable), folders, remake)
 
     def _flush(self) -> None:
         if self.rows:
@@ -243,12 +245,17 @@ class Growing:
             self.rows.clear()
 
 
-def both_classes(table: pa.Table, name: str, unreadable: int = 0) -> pa.Table:
+def both_classes(table: pa.Table, name: str, unreadable: int = 0, withheld: int = 0) -> pa.Table:
     """`table`, if it holds real and synthetic images. Raises `UsageError` otherwise."""
     found = set(table["origin"].unique().to_pylist())
     missing = [o for o in ORIGINS if o not in found]
     if missing:
         lost = f" ({unreadable} could not be read)" if unreadable else ""
+        if withheld:
+            raise UsageError(
+                f"{name} holds the pixels of {len(table)} images{lost}, but of no {' and no '.join(missing)} ones; {withheld} "
+                f"rows hold none, since they may not be passed on. Restore them, then audit that: build-imaginet rebuild {name}"
+            )
         raise UsageError(
             f"{name} holds {len(table)} images{lost}, but no {' and no '.join(missing)} ones: an audit compares the two. "
             "Give two folders: build-imaginet audit --real DIR --fake DIR"

@@ -47,10 +47,15 @@ _WORDS = r"firefly|gemini|ideogram|runway|recraft|kling|grok|leonardo[\W_]?ai"
 GENERATORS = re.compile(rf"(?<![a-z])(?:{_NAMES})(?![a-z])", re.IGNORECASE)
 """Names of generators and of programs that do nothing but draw with them, where a program or a device names itself."""
 
-CALLED = re.compile(rf"\W*(?:google |xai )?(?:{_WORDS})(?:[ /]?v?[0-9][\w.]*)?\W*", re.IGNORECASE)
+_BEFORE = r"(?:copyright|\(c\)|(?:ai )?(?:made|created|generated|drawn) (?:by|with|using|in)|by|[12][0-9]{3}|google|xai|\W)*"
+_AFTER = r"(?>v?[0-9][\w.]*|xl\b|inc\b|by (?:openai|google|adobe|xai|meta)\b|\W)*+"
+"""What may stand beside a name without saying anything more: rights, years, versions, the company. No text can be split into
+these in two ways, so that a long one is judged as fast as it is read."""
+
+CALLED = re.compile(rf"{_BEFORE}(?:{_WORDS}){_AFTER}", re.IGNORECASE)
 """Names that are ordinary words and names of people too: a program's only where they are all that its field says."""
 
-SIGNED = re.compile(rf"\W*(?:{_NAMES})(?:[ /]?v?[0-9][\w.]*)?\W*", re.IGNORECASE)
+SIGNED = re.compile(rf"{_BEFORE}(?:{_NAMES}){_AFTER}", re.IGNORECASE)
 """What a generator signs with as artist or holder of rights: its name and nothing else, for people have names too."""
 
 _SETTINGS = re.compile(r"\bSteps: ?\d+.{0,400}\b(?:Sampler|CFG scale|Seed): ?\S", re.DOTALL)
@@ -131,7 +136,7 @@ def named(name: str, text: str) -> str | None:
     if name in ("artist", "author", "copyright", "title"):
         found = SIGNED.fullmatch(text)
     elif name in ("software", "source", "credit", "make", "model"):
-        found = GENERATORS.search(text) or (CALLED.fullmatch(text) if name in ("software", "source") else None)
+        found = GENERATORS.search(text) or (CALLED.fullmatch(text) if name in ("software", "source", "credit") else None)
     else:
         found = None
     return found[0].strip() if found else None

@@ -32,12 +32,13 @@ def leaks_of(view: View, lines: Sequence[Row], found: Sequence[Marker], limit: f
     for marker in found:
         told = (marker.probe, marker.value) in seen
         seen.add((marker.probe, marker.value))
-        if marker.probe in leaks:
-            held = leaks[marker.probe]
-            leaks[marker.probe] = replace(held, more_values=held.more_values + (not told))
+        # Of a container and the hundred keys that came with it the surest speaks for all.
+        place = marker.probe.partition(" ")[0]
+        if place in leaks:
+            leaks[place] = replace(leaks[place], more_values=leaks[place].more_values + (not told))
             continue
         line = score.get((marker.probe, marker.scope))
-        leaks[marker.probe] = Leak(
+        leaks[place] = Leak(
             view.view, marker.probe, marker.value, marker.p, line.balanced_accuracy if line else None, marker.real,
             marker.synthetic, 0, _marked(view, marker), remedy(marker.probe, view.view, command), marker.scope,
         )  # fmt: skip
@@ -53,7 +54,7 @@ def leaks_of(view: View, lines: Sequence[Row], found: Sequence[Marker], limit: f
 
 def _marked(view: View, marker: Marker) -> tuple[str, ...]:
     """Images of the marked class that carry the value, in the marker's own scope."""
-    probe = next(p for p in view.probes if p.name == marker.probe)
+    probe = next(p for p in view.markable() if p.name == marker.probe)
     share = marker.real / marker.groups[0], marker.synthetic / marker.groups[1]
     marked = "synthetic" if share[1] > share[0] else "real"
     rows = (probe.values == probe.names.index(marker.value)) & _is(view, marked) & view.within(marker.scope)

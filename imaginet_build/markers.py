@@ -229,11 +229,12 @@ def _presence(probe: Probe, field: _Field, first: int) -> Iterable[_Test]:
     partial = np.unique(value[times < blocks.size[block]])
     order = np.argsort(value, kind="stable")
     ends = np.searchsorted(value[order], np.arange(len(probe.names) + 1))
-    stratum = np.minimum(blocks.size, 64)
-    total = np.bincount(stratum * 2 + blocks.label, minlength=130).reshape(-1, 2)
+    # Not one stratum for all large groups: the larger of them would meet a rare value more often still.
+    sizes, stratum = np.unique(blocks.size, return_inverse=True)
+    total = np.bincount(stratum * 2 + blocks.label, minlength=2 * len(sizes)).reshape(-1, 2)
     for v in partial[partial >= first].tolist():
         there = block[order[ends[v] : ends[v + 1]]]
-        carry = np.bincount(stratum[there] * 2 + blocks.label[there], minlength=130).reshape(-1, 2)
+        carry = np.bincount(stratum[there] * 2 + blocks.label[there], minlength=2 * len(sizes)).reshape(-1, 2)
         tells = (total.min(axis=1) > 0) & (carry.sum(axis=1) > 0)
         least, p = _stratified(carry[tells], total[tells])
         if least <= MARKER_P:
@@ -245,7 +246,7 @@ def _stratified(carry: Ints, total: Ints) -> tuple[float, float]:
 
     The count in the first class is a sum of independent hypergeometric numbers; past _EXACT terms a normal one stands for it.
     """
-    from scipy.stats import hypergeom, norm
+    from scipy.stats import norm
 
     if not len(carry):
         return 1.0, 1.0
@@ -256,10 +257,10 @@ def _stratified(carry: Ints, total: Ints) -> tuple[float, float]:
         variance = (margin * share[:, 0] * share[:, 1] * ((size - margin) / np.maximum(size - 1, 1))).sum()
         return 0.0, float(2 * norm.sf(abs(carry[:, 0].sum() - mean) / max(float(variance) ** 0.5, 1e-9)))
     law, start = np.ones(1), 0
-    for k, (n, m) in enumerate(zip(size, margin, strict=True)):
-        low, high = max(0, m - total[k, 1]), min(m, total[k, 0])
-        law = np.convolve(law, hypergeom.pmf(np.arange(low, high + 1), n, total[k, 0], m))
-        start += int(low)
+    for one, m in zip(total, margin.tolist(), strict=True):
+        low, chance = _hypergeometric(m, one)
+        law = np.convolve(law, chance)
+        start += low
     here = law[int(carry[:, 0].sum()) - start]
     return float(min(law[0], law[-1])), min(1.0, float(law[law <= here * (1 + 1e-7)].sum()))
 
@@ -282,15 +283,23 @@ def _fisher(margin: int, total: npt.NDArray[np.int64], real: int | None = None) 
 
     Two-sided: the sum over all tables no likelier than this one.
     """
-    from scipy.special import gammaln
-
-    def ways(n: int, k: npt.NDArray[np.int64]) -> Floats:
-        logs: Floats = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-        return logs
-
-    k = np.arange(max(0, margin - int(total[1])), min(margin, int(total[0])) + 1)
-    chance = np.exp(ways(int(total[0]), k) + ways(int(total[1]), margin - k) - ways(int(total.sum()), np.array([margin])))
+    low, chance = _hypergeometric(margin, total)
     least = float(min(chance[0], chance[-1]))
     if real is None:
         return least, 1.0
-    return least, min(1.0, float(chance[chance <= chance[real - k[0]] * (1 + 1e-7)].sum()))
+    return least, min(1.0, float(chance[chance <= chance[real - low] * (1 + 1e-7)].sum()))
+
+
+def _hypergeometric(margin: int, total: Ints) -> tuple[int, Floats]:
+    """Of `margin` groups that carry a value, how many are real, where the label means nothing: the fewest, and the chance of
+    each number from there on. `total`: the groups of each class."""
+    from scipy.special import gammaln
+
+    def ways(n: int, k: Ints) -> Floats:
+        logs: Floats = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+        return logs
+
+    real, synthetic = total.tolist()
+    low = max(0, margin - synthetic)
+    k = np.arange(low, min(margin, real) + 1)
+    return low, np.exp(ways(real, k) + ways(synthetic, margin - k) - ways(real + synthetic, np.array([margin])))

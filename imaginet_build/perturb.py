@@ -6,6 +6,7 @@ test conditions are those of the ImagiNet paper (arXiv 2407.20020): its publishe
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +16,18 @@ from imaginet_build.errors import UsageError, suggest
 from imaginet_build.images import decode, encode
 from imaginet_build.records import random_of
 
-__all__ = ["CONDITIONS", "EDITS", "Condition", "centre", "perturb", "recompress"]
+__all__ = ["CONDITIONS", "EDITS", "Condition", "centre", "perturb", "perturbed_file", "recompress"]
 
 SIDE = 256
 """The side, in pixels, of what the paper's test conditions hand to a detector."""
 
 _SOCIAL_SIDE = 1000
 _SOCIAL_CHANCE = 0.75
+_SOCIAL_QUALITIES = (60, 100)
+_RLE = 3
+
+Coding = tuple[str, int] | None
+"""The lossy encoding that comes last, codec and quality; None where the pixels are left as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +61,8 @@ def centre(image: Image.Image, side: int = SIDE) -> Image.Image:
 
 
 def _square(image: Image.Image, side: int, random: np.random.Generator) -> Image.Image:
-    left = int(random.integers(0, image.width - side + 1))
-    top = int(random.integers(0, image.height - side + 1))
+    across, down = random.random(2)
+    left, top = int(across * (image.width - side + 1)), int(down * (image.height - side + 1))
     return image.crop((left, top, left + side, top + side))
 
 
@@ -64,14 +70,27 @@ def _resized(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.resize((max(width, 1), max(height, 1)), Image.Resampling.LANCZOS)
 
 
-def _social(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Pad to 256, crop a random square of side 256 to min(short side, 1000), resize to 256, and 3 times in 4 JPEG or WebP."""
+def _between(low: int, high: int, random: np.random.Generator) -> int:
+    """A whole number from `low` to `high`. One draw whatever the bounds, so that images of two sizes stay in step."""
+    return low + int(random.random() * (high - low + 1))
+
+
+def _coding(random: np.random.Generator) -> tuple[str, int]:
+    return ("jpeg", "webp")[_between(0, 1, random)], _between(*_SOCIAL_QUALITIES, random)
+
+
+def _social(image: Image.Image, passes: int, most: int, random: np.random.Generator) -> tuple[Image.Image, Coding]:
+    """Pad to 256, crop a random square of side 256 to min(short side, 1000, `most`), resize to 256, and 3 times in 4 JPEG or
+    WebP. Every pass before the last is a network of its own: it compresses, and hands on a smaller image."""
     image = _padded(image, SIDE)
-    side = int(random.integers(SIDE, min(*image.size, _SOCIAL_SIDE) + 1))
-    image = _resized(_square(image, side, random), SIDE, SIDE)
-    # Always the same number of draws, so that one outcome never moves another.
-    chance, codec, quality = random.random(), int(random.integers(2)), int(random.integers(60, 101))
-    return recompress(image, ("jpeg", "webp")[codec], quality) if chance < _SOCIAL_CHANCE else image
+    side = _between(SIDE, max(min(*image.size, _SOCIAL_SIDE, most), SIDE), random)
+    image = _square(image, side, random)
+    for _ in range(passes - 1):
+        image = recompress(image, *_coding(random))
+        side = _between(SIDE, side, random)
+        image = _resized(image, side, side)
+    chance, coding = random.random(), _coding(random)
+    return _resized(image, SIDE, SIDE), coding if chance < _SOCIAL_CHANCE else None
 
 
 def _noise(image: Image.Image, amount: float, random: np.random.Generator) -> Image.Image:
@@ -85,32 +104,38 @@ def _crop(image: Image.Image, amount: float, random: np.random.Generator) -> Ima
     return image.crop((left, top, left + width, top + height))
 
 
-def _apply(image: Image.Image, operation: str, amount: float, random: np.random.Generator) -> Image.Image:
+def _apply(
+    image: Image.Image, operation: str, amount: float, most: int, random: np.random.Generator
+) -> tuple[Image.Image, Coding]:
     match operation:
         # The paper's: every result is 256 x 256, and its resize sweep brings a centre crop of 256 x factor down to 256.
-        case "centre":
-            return centre(image)
         case "centre-jpeg" | "centre-webp":
-            return recompress(centre(image), operation.removeprefix("centre-"), round(amount))
+            return centre(image), (operation.removeprefix("centre-"), round(amount))
         case "centre-resize":
-            return _resized(centre(image, int(SIDE * amount)), SIDE, SIDE)
+            return _resized(centre(image, int(SIDE * amount)), SIDE, SIDE), None
         case "social":
-            return _social(image, random)
+            return _social(image, round(amount), most, random)
+        # Ours, on the same 256 x 256.
+        case "centre-crop":
+            return _square(centre(image), round(amount), random), None
+        case _ if operation.startswith("centre"):
+            plain = operation.removeprefix("centre").removeprefix("-")
+            return _apply(centre(image), plain, amount, most, random) if plain else (centre(image), None)
         # On the whole image, at its own size.
         case "jpeg" | "webp":
-            return recompress(image, operation, round(amount))
+            return image, (operation, round(amount))
         case "resize":
-            return _resized(image, round(image.width * amount), round(image.height * amount))
+            return _resized(image, round(image.width * amount), round(image.height * amount)), None
         case "blur":
-            return image.filter(ImageFilter.GaussianBlur(amount))
+            return image.filter(ImageFilter.GaussianBlur(amount)), None
         case "noise":
-            return _noise(image, amount, random)
+            return _noise(image, amount, random), None
         case "crop":
-            return _crop(image, amount, random)
+            return _crop(image, amount, random), None
         case "mirror":
-            return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), None
         case _:
-            return ImageEnhance.Brightness(image).enhance(amount)
+            return ImageEnhance.Brightness(image).enhance(amount), None
 
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -118,7 +143,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "centre-jpeg": (1, 100),
     "centre-webp": (1, 100),
     "centre-resize": (1, 16),
-    "social": (0, 0),
+    "centre-crop": (1, SIDE),
+    "centre-blur": (0, 100),
+    "centre-noise": (0, 128),
+    "social": (1, 9),
     "jpeg": (1, 100),
     "webp": (1, 100),
     "resize": (0.01, 8),
@@ -128,20 +156,28 @@ _RANGES: dict[str, tuple[float, float]] = {
     "mirror": (0, 0),
     "brightness": (0, 16),
 }
-"""The operations and the strengths they take: quality, factor, radius in pixels, standard deviation in levels, share kept."""
+"""The operations and the strengths they take: quality, factor, side in pixels, radius in pixels (the sigma of a Gaussian),
+standard deviation in levels, passes through a network, share kept."""
 
 CONDITIONS: dict[str, Condition] = {
     c.name: c
     for c in (
         Condition("centre", "centre"),
-        Condition("social", "social"),
+        Condition("social", "social", 1),
+        Condition("social-2", "social", 2),
+        Condition("social-3", "social", 3),
         *(Condition(f"jpeg-{q}", "centre-jpeg", q) for q in range(40, 101, 5)),
         *(Condition(f"webp-{q}", "centre-webp", q) for q in range(40, 101, 5)),
         *(Condition(f"resize-12-{i}", "centre-resize", 12 / i) for i in range(2, 13)),
+        *(Condition(f"blur-{sigma}", "centre-blur", sigma) for sigma in (0.5, 1, 1.5, 2, 3)),
+        *(Condition(f"noise-{levels}", "centre-noise", levels) for levels in (2, 4, 8, 16)),
+        *(Condition(f"crop-to-{side}", "centre-crop", side) for side in (96, 128, 160, 192, 224)),
     )
 }
-"""The paper's test conditions, each giving 256 x 256 pixels, by name: the plain centre crop, the social-network chain, JPEG at
-quality 40 to 100 in steps of 5 (WebP alike, ours), and reduction by 12/i for i = 2 to 12 (`resize-12-2` reduces six times)."""
+"""Test conditions by name. The paper's, each giving 256 x 256 pixels: the plain centre crop, the social-network chain, JPEG at
+quality 40 to 100 in steps of 5, and reduction by 12/i for i = 2 to 12 (`resize-12-2` reduces six times). Ours, on the same
+256 x 256: WebP alike, Gaussian blur by sigma, Gaussian noise by standard deviation, a picture that went through two or three
+networks, and smaller crops (`crop-to-96`) at a drawn place."""
 
 EDITS: dict[str, Condition] = {
     c.name: c
@@ -167,6 +203,27 @@ def perturb(image: Image.Image, condition: Condition | str, id: str) -> Image.Im
     What is random depends on `id` and the condition's name alone. Raises `UsageError` for a name nobody knows or a strength an
     operation cannot have, and `BadImage` where a codec cannot hold the image.
     """
+    left, coding = _left(image, condition, id, _SOCIAL_SIDE)
+    return recompress(left, *coding) if coding else left
+
+
+def perturbed_file(image: Image.Image, condition: Condition | str, id: str, most: int = _SOCIAL_SIDE) -> bytes:
+    """The same as a file: JPEG or WebP where that is what the condition ends with, else PNG. Its pixels are those of `perturb`.
+
+    `most`: no social network sees more than a square of so many pixels; where it is below 1000, so may the pixels differ from
+    `perturb`'s. PNG is deflated by run lengths alone: without a search for matches, which some libraries do otherwise on other
+    processors, the bytes follow from the pixels. Raises as `perturb` does.
+    """
+    left, coding = _left(image, condition, id, most)
+    if coding:
+        return encode(left, *coding, "4:2:0")
+    out = io.BytesIO()
+    left.save(out, "PNG", compress_level=6, compress_type=_RLE)
+    return out.getvalue()
+
+
+def _left(image: Image.Image, condition: Condition | str, id: str, most: int) -> tuple[Image.Image, Coding]:
+    """The image before the encoding that the condition ends with, and that encoding."""
     known = CONDITIONS | EDITS
     if isinstance(condition, str):
         if condition not in known:
@@ -174,7 +231,7 @@ def perturb(image: Image.Image, condition: Condition | str, id: str) -> Image.Im
         condition = known[condition]
     _allowed(condition)
     image = image if image.mode == "RGB" else image.convert("RGB")
-    return _apply(image, condition.operation, condition.amount, random_of(id, f"perturb {condition.name}"))
+    return _apply(image, condition.operation, condition.amount, most, random_of(id, f"perturb {condition.name}"))
 
 
 def _allowed(condition: Condition) -> None:

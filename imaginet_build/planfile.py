@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,16 @@ KEY = b"imaginet-build"
 _ROWS = 1 << 16
 
 
-def provenance(pool: Pool, settings: Balance, law: Equalize, seed: int) -> dict[str, Any]:
-    """What the plan follows from, and nothing else: the settings, the seed, and a digest of the facts it was made from."""
+def provenance(pool: Pool, settings: Balance, law: Equalize, seed: int, barred: Mapping[str, Any]) -> dict[str, Any]:
+    """What the plan follows from, and nothing else: the settings, the seed, what was `barred` (where any was), and a digest
+    of the facts it was made from."""
     digest = hashlib.sha256()
     columns = [pool.table[name].combine_chunks().cast(pa.string()) for name in sorted(pool.table.column_names)]
     for start in range(0, len(pool.ids), _ROWS):
         some = [column.slice(start, _ROWS) for column in columns]
         lines = pc.binary_join_element_wise(*some, "\x1f", null_handling="replace", null_replacement="\x00")
         digest.update("\n".join(lines.to_pylist()).encode())
-    return {
+    return ({"barred": dict(barred)} if barred else {}) | {
         "seed": seed,
         "balance": settings.model_dump(mode="json", exclude_none=True),
         "equalize": law.model_dump(mode="json", exclude_none=True),

@@ -25,7 +25,7 @@ COLUMNS = (
 
 class Pool:
     """One row an image, sorted by id. `reason` is None for what may stay; `split` and `group` are filled in as they are
-    settled."""
+    settled. `frozen`: images of an earlier version, which stay whatever speaks against them now."""
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table
@@ -41,6 +41,7 @@ class Pool:
         self.quality = pc.cast(table["quality"], pa.float64()).to_numpy()
         n = len(self.ids)
         self.reason, self.detail, self.split, self.group = (np.full(n, None, dtype=object) for _ in range(4))
+        self.frozen = np.zeros(n, dtype=bool)
 
     @property
     def stays(self) -> Flags:
@@ -49,9 +50,16 @@ class Pool:
 
     def reject(self, rows: Rows, reason: str, details: Iterable[str]) -> None:
         """Leave `rows` out, each with a sentence of its own."""
-        self.reason[rows] = reason
         for row, detail in zip(rows.tolist(), details, strict=True):
-            self.detail[row] = detail
+            if not self.frozen[row]:
+                self.reason[row], self.detail[row] = reason, detail
+
+    def bar(self, why: Mapping[str, tuple[str, str]]) -> None:
+        """Leave out images whatever else there is, those of an earlier version too. `why`: id -> reason and sentence."""
+        for row, name in enumerate(self.ids):
+            if name in why:
+                self.reason[row], self.detail[row] = why[name]
+                self.frozen[row] = False
 
     def by(self, rows: Rows, *columns: Names) -> dict[tuple[str, ...], Rows]:
         """`rows` by their values in `columns`, sorted by these values."""

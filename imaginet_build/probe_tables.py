@@ -14,7 +14,7 @@ from imaginet_build import ridge
 from imaginet_build.content_probes import Numbers, numbers_of
 from imaginet_build.crossfit import Cases, Floats, Guess, distinct, guess_all, guess_one, relabelings
 from imaginet_build.findings import Row, Skipped
-from imaginet_build.probes import ALL, Probe, matrix, probes_of
+from imaginet_build.probes import ALL, Probe, extension_case, matrix, probes_of, words_of
 from imaginet_build.records import ORIGINS, SPLITS
 
 TRACKS = ("origin", "family", "generator")
@@ -64,6 +64,7 @@ class View:
     refits: int = 0
     """Relabelings for all facts together, on origin in each content type."""
     probes: list[Probe] = field(init=False)
+    words: list[Probe] = field(init=False)
     numbers: list[Numbers] = field(init=False)
     groups: npt.NDArray[np.int64] = field(init=False)
     columns: dict[str, Coded] = field(init=False)
@@ -72,6 +73,7 @@ class View:
 
     def __post_init__(self) -> None:
         self.probes = probes_of(self.table)
+        self.words = [extension_case(self.table), *words_of(self.table)]
         self.numbers = numbers_of(self.table)
         self.groups = Coded.of(self.table["group"]).codes
         self.columns = {name: Coded.of(self.table[name]) for name in (*TRACKS, "content_type")}
@@ -86,7 +88,7 @@ class View:
 
     def markable(self) -> list[Probe]:
         """The probes whose single values may be markers: facts of the file, not the category it is filed under."""
-        return [p for p in self.probes if p.gate and p.name != "content_type"]
+        return [*(p for p in self.probes if p.gate and p.name != "content_type"), *self.words]
 
     def within(self, scope: str) -> Flags:
         """The rows of a scope, (n,)."""

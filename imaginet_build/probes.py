@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from imaginet_build.tags import TAGS
+from imaginet_build.tags import PLACES, TAGS
 
 Codes = npt.NDArray[np.int64]
 
@@ -27,6 +28,12 @@ CONTAINERS: tuple[str, ...] = ("exif", "xmp", "icc", "iptc", "c2pa", "text", "co
 MAX_CODES = 48
 """Most codes a probe may have: rarer categories become one `other`, numbers become quantile bins."""
 
+FEWEST_ROWS = 5
+"""A word of the metadata on fewer rows is no value of its own: it stands with the others of its key."""
+
+_WORD_CELLS = 50_000_000
+"""Keys of the metadata times rows, at most; the keys that most rows have come first."""
+
 BYTES_PER_PIXEL = "bytes_per_pixel"
 """Reported beside the no-pixel probes, never in the gate: how well a picture compresses speaks of its content."""
 
@@ -38,11 +45,22 @@ _WHY_STRIP = "publish the `equalized` view, which writes pixels and nothing else
 
 REMEDIES: dict[str, str] = (
     dict.fromkeys(
-        ("extension", "mime", "codec", "mime_mismatch", "quality", "qtables", "subsampling", "progressive", "mode"),
+        (
+            "extension",
+            "extension_case",
+            "mime",
+            "codec",
+            "mime_mismatch",
+            "quality",
+            "qtables",
+            "subsampling",
+            "progressive",
+            "mode",
+        ),
         _WHY_REENCODE,
     )
     | dict.fromkeys(("width", "height", "aspect", "megapixels"), _WHY_RESIZE)
-    | dict.fromkeys((*CONTAINERS, *TAGS), _WHY_STRIP)
+    | dict.fromkeys((*CONTAINERS, *TAGS, *PLACES), _WHY_STRIP)
     | {
         "content_type": "make the cells category x origin equal",
         "extension+content_type": _WHY_REENCODE + ", in every category alike",
@@ -76,7 +94,7 @@ def remedy(probe: str, view: str | None, command: str) -> str:
     """What removes the leak `probe` found in `view`, ending in the command that does it."""
     if view == "equalized":
         return f"both classes must come from one plan; draw it and the view anew: {command}"
-    what = REMEDIES.get(probe, _WHY_REENCODE)
+    what = REMEDIES.get(probe.partition(" ")[0], _WHY_REENCODE)
     return f"{what}; train and test on `equalized`: {command}" if view == "native" else f"{what}: {command}"
 
 
@@ -162,13 +180,54 @@ def probes_of(table: pa.Table) -> list[Probe]:
         found.append(_numeric("megapixels", 2**halves, digits=3))
     if _known(table, "metadata"):
         found += _metadata(table)
-    found += [_categorical(name, table[name]) for name in TAGS if _known(table, name)]
+    found += [_categorical(name, table[name]) for name in TAGS[:-1] if _known(table, name)]
     if _known(table, "content_type"):
         found.append(_categorical("content_type", table["content_type"]))
     if _known(table, "nbytes") and _known(table, "width"):
         ratio = _numbers(table, "nbytes") / (_numbers(table, "width") * _numbers(table, "height"))
         found.append(_numeric(BYTES_PER_PIXEL, ratio, gate=False))
     return found
+
+
+def extension_case(table: pa.Table) -> Probe:
+    """Whether the file name shouts its extension. For the search for markers alone: a list need not name files as they were."""
+    upper = pc.match_substring_regex(table["path"], r"\.[A-Za-z]*[A-Z][A-Za-z]*$")
+    return _categorical("extension_case", pc.if_else(upper, "upper", "lower"))
+
+
+def words_of(table: pa.Table) -> list[Probe]:
+    """Every key of the metadata (`tags`) that FEWEST_ROWS rows have, as a probe of its values: for the search for markers
+    alone, since there may be hundreds. Of keys that part the rows alike the first stands for all.
+    """
+    if not _known(table, "words"):
+        return []
+    said = table["words"].combine_chunks().dictionary_encode()
+    row = np.asarray(pc.fill_null(said.indices, -1).to_numpy(zero_copy_only=False), np.int64)
+    times = np.bincount(row[row >= 0], minlength=len(said.dictionary))
+    lines = pc.split_pattern(said.dictionary, "\n")
+    owner = np.asarray(pc.list_parent_indices(lines).to_numpy(zero_copy_only=False), np.int64)
+    words = pc.list_flatten(lines).dictionary_encode()
+    word = np.asarray(words.indices.to_numpy(zero_copy_only=False), np.int64)
+    parted = [text.partition("=")[::2] for text in words.dictionary.to_pylist()]
+    keys = sorted({key for key, _ in parted})
+    number = {key: k for k, key in enumerate(keys)}
+    key = np.array([number[key] for key, _ in parted], np.int64)[word]
+    rows_of_key = np.bincount(key, weights=times[owner], minlength=len(keys))
+    rows_of_word = np.bincount(word, weights=times[owner], minlength=len(parted))
+    often = np.argsort(-rows_of_key, kind="stable")[: max(1, _WORD_CELLS // len(table))]
+    found: dict[bytes, Probe] = {}
+    order = np.argsort(key, kind="stable")
+    ends = np.searchsorted(key[order], np.arange(len(keys) + 1))
+    for k in often[rows_of_key[often] >= FEWEST_ROWS].tolist():
+        mine = order[ends[k] : ends[k + 1]]
+        common, place = np.unique(np.where(rows_of_word[word[mine]] < FEWEST_ROWS, -1, word[mine]), return_inverse=True)
+        names = ["absent", *("another" if w < 0 else parted[w][1] or "empty" for w in common.tolist())]
+        value = np.zeros(len(said.dictionary) + 1, np.int64)
+        value[owner[mine]] = place + 1
+        values = value[row]
+        if values.min() < values.max():
+            found.setdefault(sha256(values.tobytes()).digest(), Probe(keys[k], values, False, values, tuple(names)))
+    return list(found.values())
 
 
 def matrix(probes: Sequence[Probe]) -> npt.NDArray[np.uint8]:

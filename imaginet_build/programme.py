@@ -77,9 +77,9 @@ class Groups:
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What the recipe asks. `shares`: of the splits, which have a share each; `test`: the place of the test split. `limits`:
-    (S,) images of one origin of a category in each split, None for as many as there are. `weights`: (M,) of each maker in its
-    cell. `held`: (M,) held out images of each maker. `sizes`, `aspects`: shares, by the places of `Kinds.size` and
-    `Kinds.shape`. `loose`: (M,) makers whose shares the recipe does not ask for."""
+    (S,) images of one origin of a category in each split, or (C, S) for each category; None for as many as there are.
+    `weights`: (M,) of each maker in its cell. `held`: (M,) held out images of each maker. `sizes`, `aspects`: shares, by the
+    places of `Kinds.size` and `Kinds.shape`. `loose`: (M,) makers whose shares the recipe does not ask for."""
 
     shares: Numbers
     test: int
@@ -219,7 +219,7 @@ class Programme:
         category = kinds.category[self.kind]
         self.categories = int(kinds.category.max(initial=-1)) + 1
         self.more = model.columns(0.0, np.inf, 0 if more is None else len(more.category))
-        cap = np.inf if wishes.limits is None else np.tile(wishes.limits, self.categories)
+        cap = np.inf if wishes.limits is None else np.broadcast_to(wishes.limits, (self.categories, splits)).ravel()
         self.size = model.columns(0.0, cap, self.categories * splits)
         each = np.arange(self.categories * splits)
         for origin in range(len(ORIGINS)):

@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import platform
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +20,23 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from PIL import features
 
-from imaginet_build import datasetcard, release, releasewriter
+from imaginet_build import (
+    cardlint,
+    carrying,
+    changelog,
+    datasetcard,
+    living,
+    metadatatable,
+    planfile,
+    release,
+    releasefolder,
+    releasewriter,
+    rights,
+    robustness,
+    tiers,
+)
 from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.records import PLAN_SCHEMA, REJECT_SCHEMA, SPLITS, table_of
 from imaginet_build.store import Store
@@ -31,20 +44,22 @@ from imaginet_build.store import Store
 log = logging.getLogger(__name__)
 
 STACK = ("imaginet-build", "numpy", "pillow", "pyarrow", "simplejpeg")
-"""The libraries that can change a byte of a release."""
+CODECS = ("libjpeg_turbo", "webp", "zlib_ng", "zlib")
+"""The libraries that can change a byte of a release, and those in them that encode."""
 
 _FACTS = (
     *("family", "generator", "source", "source_key", "licence", "prompt", "seed", "pair_id"),
     *("sha256", "nbytes", "codec", "width", "height", "phash"),
 )
 _VIEW = ("left", "top", "width", "height", "codec", "quality", "subsampling", "first_quality", "first_subsampling")
-_INPUTS = ".inputs"
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
     """A release on disk. `views`: rows by view and split; `nbytes`: all files; `unchanged`: it was there already, whole.
-    `likeness`: by view, how alike the labels are from outside (`datasetcard.Measured`)."""
+    `likeness`: by view, how alike the labels are from outside (`datasetcard.Measured`). `withheld`: rows without pixels.
+    `only`, `lost`: a constraint, and what it costs (`rights.Clearance`). `added`, `withdrawn`: rows that the version before has
+    not, or this one no longer; `rewritten`: bytes of its data files that are not in this one as they were."""
 
     path: Path
     digest: str
@@ -54,6 +69,13 @@ class Published:
     rejected: int
     unchanged: bool
     likeness: dict[str, dict[str, Any]]
+    withheld: int = 0
+    only: str | None = None
+    lost: Mapping[str, Any] | None = None
+    version: str = living.FIRST
+    added: int = 0
+    withdrawn: int = 0
+    rewritten: int = 0
 
 
 def publish(
@@ -63,87 +85,118 @@ def publish(
     views: Sequence[str] = release.VIEWS,
     rows_per_file: int = 2000,
     bytes_per_file: int = 1_000_000_000,
-    spill_bytes: int = 16_000_000_000,
     recipe_digest: str = "",
     about: datasetcard.About = datasetcard.About(),  # noqa: B008 - frozen
     gate: Mapping[str, Any] | None = None,
     probes: Sequence[Mapping[str, Any]] = (),
+    audited: Mapping[str, Any] | None = None,
+    perturbed: robustness.Wanted = robustness.Wanted(),  # noqa: B008 - frozen
+    cleared: rights.Clearance | None = None,
+    complete: str = "",
+    previous: living.Previous | None = None,
+    version: str | None = None,
+    provenance: Mapping[str, str] | None = None,
+    beside: Path | None = None,
     map: releasewriter.OrderedMap = map,
     progress: releasewriter.Progress | None = None,
 ) -> Published:
     """Write the release of `store`'s plan to the folder `out`, whole or not at all.
 
     `views`: which of `equalized` and `native`; the first is the card's default. `rows_per_file`, `bytes_per_file`: the size of
-    a shard (bytes as born). `spill_bytes`: scratch space beside `out`. `gate`, `probes`: the audit's answer for the card,
-    where there is one yet; publishing again with it rewrites the card and leaves the data as it is.
+    a shard (bytes as born). `gate`, `probes`: the audit's answer for the card, where there is one yet; publishing again with
+    it rewrites the card and leaves the data as it is. `audited`: how it was made (permutations, pixels). `perturbed`: what
+    the config `robustness` holds.
+    `cleared`: each row's terms, whose pixels stay here, and the lists of what was taken down and put right; `complete`: the
+    digest of the release that holds all pixels, where this one does not. `previous`: the version to grow from, whose data files
+    are taken over; `version`: this one's number. `provenance`: texts by their place in the folder `provenance`. `beside`: a
+    release whose data is taken if it was made from the same inputs.
 
     Raises `UsageError` for a wrong setting or an `out` that holds something else, `BuildError` listing every image that
     cannot be read or rendered; a kept image that stands among the store's rejects of stage `publish` is left out and listed.
     """
     out = Path(out)
-    _check(out, views)
-    kept, rejects = _kept(store), _rejects(store)
-    names = release.Names.of(kept["category"].to_pylist(), kept["family"].to_pylist(), kept["generator"].to_pylist())
-    inputs = _digest_of([list(views), rows_per_file, bytes_per_file, names.categories, names.families, names.generators], kept)
+    _check(views)
+    releasefolder.check(out)
+    robustness.check(perturbed, views)
+    cleared = cleared or rights.Clearance()
+    kept, rejects = rights.applied(_kept(store), cleared), rights.hushed(_rejects(store), cleared)
+    older = carrying.Older(store.plan(), previous, cleared.notices.errata)
+    kept = older.added(kept)
+    number = older.number(kept.num_rows, version)
+    names = release.Names.of_rows(kept, previous.names if previous else None)
+    parts, kept = tiers.arranged(kept, previous)
+    settings = [list(views), rows_per_file, bytes_per_file, *names.lists(), perturbed.settings(), *older.inputs(number)]
+    inputs = _digest_of(settings, kept)
 
     partial = out.with_name(out.name + ".partial")
-    old = _intact(out, inputs)
+    there = releasefolder.intact(out, inputs)
+    old, place = (there, out) if there or beside is None else (releasefolder.intact(beside, inputs), beside)
     versions = old["versions"] if old else _versions()
-    _prepare(partial, json.dumps([inputs, versions], sort_keys=True))
+    releasefolder.prepare(partial, json.dumps([inputs, versions], sort_keys=True))
+    splits, nbytes, tier = (kept[column].to_pylist() for column in ("split", "nbytes", "tier"))
+    shards = release.layout(splits, nbytes, rows_per_file, bytes_per_file, tier, number if previous else "")
     if old:
-        _adopt(out, partial)
+        releasefolder.adopt(place, partial)
+        known = {p: f for p, f in old["files"].items() if p.startswith("data/")}
     else:
-        shards = release.layout(kept["split"].to_pylist(), kept["nbytes"].to_pylist(), rows_per_file, bytes_per_file)
-        faulty = releasewriter.write(
-            store, partial, kept, names, views, shards, spill_bytes=spill_bytes, map=map, progress=progress
-        )
-        if faulty:
-            raise BuildError(_say(faulty, store))
-    _clear(partial)
+        known = older.carry(partial)
+        known |= _written(store, partial, kept, names, views, shards, map=map, progress=progress)
+        if not (previous and release.shards(previous.folder, robustness.CONFIG)):
+            # What an earlier version is tested with stays as it is.
+            whole = store.root / "release" if complete else None
+            known |= robustness.write(partial, perturbed, rows_per_file=rows_per_file, whole=whole, map=map, progress=progress)
+    releasefolder.clear(partial)
 
     pq.write_table(rejects, partial / "rejects.parquet")
-    known = {p: f for p, f in old["files"].items() if p.startswith("data/")} if old else {}
+    metadatatable.write(partial, views[0])
     data = release.inventory(partial, known)
-    facts = datasetcard.measure(partial, views, rejects, release.digest(data))
-    for name, text in datasetcard.files(facts, about, gate, probes).items():
-        (partial / name).write_text(text, encoding="utf-8")
+    named = tiers.files(parts, views, shards, data, previous.manifest.get("tiers", {}) if previous else {})
+    news = changelog.news(number, partial, names, data, previous, len(older.right))
+    living.write_plan(partial, _decisions(store, kept), planfile.made_from(store.plan_path) or {}, previous)
+    texts = {f"provenance/{name}": text for name, text in (provenance or {}).items()} | {changelog.FILE: news.text}
+    _write(partial, texts | cleared.notices.files())
+    facts = datasetcard.measure(partial, views, rejects, release.digest(data), tiers=named)
+    said = number if previous or version or not there else str(there["version"])
+    data, terms = release.inventory(partial, data), older.said(rights.said(kept, cleared, complete), cleared)
+    _write(partial, datasetcard.files(facts, about, gate, probes, inventory=data, version=said, rights=terms))
     files = release.inventory(partial, data)
     manifest = {
         "format": 1,
         "title": about.title,
+        "version": said,
+        "previous": news.previous,
+        "tiers": named,
         "digest": release.digest(files),
         "recipe_digest": recipe_digest,
         "inputs": inputs,
-        "rows": kept.num_rows,
+        "rows": news.rows,
         "views": facts.views,
         "likeness": facts.likeness,
+        "order": list(views),
+        "about": about.to_json(),
         "gate": dict(gate) if gate else None,
+        **terms,
+        "probes": datasetcard.shown(probes),
+        "audit": dict(audited) if audited else None,
+        "robustness": perturbed.settings() or None,
         "versions": versions,
         "files": files,
     }
-    unchanged = bool(old) and old == manifest
-    if unchanged:
-        shutil.rmtree(partial)
-    else:
-        (partial / release.MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        _swap(partial, out)
+    if wrong := cardlint.faults(partial, manifest, facts.pixels):
+        raise BuildError(f"the card does not say what the files say, so no release was written: {'; '.join(wrong[:5])}")
+    unchanged = releasefolder.put(partial, out, manifest, there)
     total = sum(int(str(f["nbytes"])) for f in files.values())
-    digest = str(manifest["digest"])
-    return Published(out, digest, kept.num_rows, facts.views, total, rejects.num_rows, unchanged, facts.likeness)
+    return Published(
+        out, str(manifest["digest"]), news.rows, facts.views, total, rejects.num_rows, unchanged, facts.likeness,
+        manifest.get("withheld", 0), manifest.get("only"), manifest.get("lost"),
+        str(manifest["version"]), news.added, news.withdrawn, news.rewritten,
+    )  # fmt: skip
 
 
-def _check(out: Path, views: Sequence[str]) -> None:
+def _check(views: Sequence[str]) -> None:
     unknown = [v for v in views if v not in release.VIEWS]
     if unknown or not views or len(set(views)) != len(views):
         raise UsageError(f"views = {list(views)}: choose from {', '.join(release.VIEWS)}, each once")
-    if out.exists() and not (out / release.MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} holds something that is not a release; nothing was touched. Choose another --out, or empty it")
-    if (out / release.MANIFEST).is_file():
-        strange = sorted(release.listing(out) - release.read_manifest(out)["files"].keys())
-        if strange:
-            raise UsageError(
-                f"{out} holds files that are not of the release, such as {strange[0]}; move them away, then publish again"
-            )
 
 
 def _kept(store: Store) -> pa.Table:
@@ -187,6 +240,26 @@ def _kept(store: Store) -> pa.Table:
     return table.sort_by([("split", "ascending"), ("id", "ascending")]).combine_chunks()
 
 
+def _written(store: Store, partial: Path, *told: Any, **how: Any) -> dict[str, dict[str, object]]:
+    """The files of the new rows. Raises `BuildError` naming every image that cannot be published."""
+    written = releasewriter.write(store, partial, *told, **how)
+    if written.faults:
+        raise BuildError(_say(written.faults, store))
+    return written.files
+
+
+def _write(folder: Path, texts: Mapping[str, str]) -> None:
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _decisions(store: Store, kept: pa.Table) -> pa.Table:
+    """The plan's rows of what is published now."""
+    plan = store.plan()
+    return plan.filter(pc.is_in(plan["id"], value_set=kept["id"].combine_chunks()))
+
+
 def _with_pairs_of(facts: pa.Table, kept: pa.ChunkedArray) -> pa.Table:
     """The facts with a `pair_id` only where another kept image shares it: a photograph without its fake is no pair."""
     pairs = facts["pair_id"].filter(pc.is_in(facts["id"], value_set=kept.combine_chunks()))
@@ -223,65 +296,8 @@ def _versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
-    return found
-
-
-def _intact(out: Path, inputs: str) -> dict[str, Any] | None:
-    """The manifest of the release at `out` if it was made from the same inputs and is whole, else None."""
-    if not (out / release.MANIFEST).is_file():
-        return None
-    manifest = release.read_manifest(out)
-    if manifest.get("inputs") != inputs:
-        return None
-    wrong = [fault for fault in release.faults(out) if fault.startswith("data/")]
-    if wrong:
-        log.warning("%s is damaged (%s) and is written again", out, "; ".join(wrong[:3]))
-        return None
-    return manifest
-
-
-def _prepare(partial: Path, key: str) -> None:
-    """An empty `partial`, or the one a killed run of the same inputs left, without its unfinished files."""
-    note = partial / _INPUTS
-    if partial.exists() and not (note.is_file() and note.read_text(encoding="utf-8") == key):
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True, exist_ok=True)
-    note.write_text(key, encoding="utf-8")
-    shutil.rmtree(partial / ".spill", ignore_errors=True)
-    for left in partial.rglob("*.tmp"):
-        left.unlink()
-
-
-def _adopt(out: Path, partial: Path) -> None:
-    """The data files of an intact release, linked where the file system can, else copied."""
-    for path in sorted((out / "data").rglob("*.parquet")):
-        there = partial / path.relative_to(out)
-        there.parent.mkdir(parents=True, exist_ok=True)
-        there.unlink(missing_ok=True)
-        try:
-            os.link(path, there)
-        except OSError:
-            shutil.copyfile(path, there)
-
-
-def _clear(partial: Path) -> None:
-    """Only data may be left in `partial`: everything else is written anew."""
-    for path in partial.iterdir():
-        if path.is_file() and path.name != _INPUTS:
-            path.unlink()
-        elif path.is_dir() and path.name != "data":
-            shutil.rmtree(path)
-
-
-def _swap(partial: Path, out: Path) -> None:
-    """Put the finished folder in its place. Killed between the two renames, the next run finishes from `partial`."""
-    (partial / _INPUTS).unlink(missing_ok=True)
-    aside = out.with_name(out.name + ".old")
-    shutil.rmtree(aside, ignore_errors=True)
-    if out.exists():
-        out.rename(aside)
-    partial.rename(out)
-    shutil.rmtree(aside, ignore_errors=True)
+    # Pillow's own encoders: its wheels bring them, a distribution's build uses what the system has.
+    return found | {name: str(features.version(name) or "none") for name in CODECS}
 
 
 def _say(faulty: Sequence[str], store: Store) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Stream:
     """One quota of one source: `count` images of a category and a stratum (None: all there are).
 
-    `full`: what the recipe asks for, where a limit makes `count` less for this call; None where that is not known.
+    `full`: what the recipe asks for, where a limit makes `count` less for this call; None for all there are.
     """
 
     want: Collect
@@ -50,10 +50,9 @@ def streams(entry: Collect, terms: Terms, collector: Collector, seed: int, limit
     want = limited(entry, limit)
     if want.strata is None:
         return [Stream(want, terms, collector, None, want.count, entry.count)]
-    shares: Mapping[str, int]
+    listed: Mapping[str, int]
     if isinstance(want.strata, dict):
-        # A limit for this call alone may be less than the strata's sum.
-        shares = want.strata if want.count is None else spread(want.strata, want.count, seed)
+        listed = want.strata
     else:
         lists = getattr(collector, "strata", None)
         if lists is None:
@@ -61,11 +60,12 @@ def streams(entry: Collect, terms: Terms, collector: Collector, seed: int, limit
                 f"{terms.source} cannot list its strata beforehand: name them, as in strata = {{cats = 50, dogs = 50}}"
             )
         listed = {name: count for name, count in lists(Want(terms.source, want.category, seed)).items() if count > 0}
-        shares = spread(listed, want.count or 0, seed)
-        if not shares:
+        if not listed:
             raise UsageError(f"{terms.source} lists no stratum{f' of {want.category}' if want.category else ''}")
-    whole = want.quota == entry.quota
-    return [Stream(want, terms, collector, name, count, count if whole else None) for name, count in shares.items()]
+    full = dict(want.strata) if isinstance(want.strata, dict) else spread(listed, entry.count or 0, seed)
+    # A limit for this call alone may be less than the strata's sum.
+    shares = full if limit is None else spread(full, want.count or 0, seed)
+    return [Stream(want, terms, collector, name, count, full[name]) for name, count in shares.items()]
 
 
 def spread(listed: Mapping[str, int], count: int, seed: int) -> dict[str, int]:

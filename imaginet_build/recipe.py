@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 
 from imaginet_build import toml
 from imaginet_build.errors import UsageError, suggest
+from imaginet_build.publish_settings import Publish
 from imaginet_build.rules import Guard, MatchField, Screening, Strata, check_quota
 
 Options = dict[str, Any]
@@ -72,6 +73,7 @@ class Collect(_Settings):
     source: Name
     category: str | None = None
     count: Count | None = Field(default=None, description="how many; all there are without it")
+    licence: str | None = Field(default=None, min_length=1, description="of the images that state none; the card's without it")
     strata: Strata | None = Field(default=None, description="quotas by class, subject or whatever the source is divided into")
     match: MatchField = None
     guard: Guard | None = None
@@ -165,6 +167,13 @@ class Equalize(_Settings):
     """The law that draws crop, size and encoding of the `equalized` view for both classes. `auto` is fitted on the reals."""
 
     side: Annotated[tuple[Side, Side], AfterValidator(_low_to_high)] | Literal["auto"] = "auto"
+    side_draws: Annotated[int, Field(ge=1, le=16)] = Field(
+        default=1, description="sides drawn for an image, of which it gets the largest: more than 1 leans towards large crops"
+    )
+    side_median: Side | None = Field(
+        default=None,
+        description="what half of all crops should have at least; `balance` warns where images are too small for it",
+    )
     step: Count = Field(default=32, description="sides are multiples of it")
     codec: Annotated[dict[Literal["jpeg", "webp", "png"], Share], AfterValidator(_sums_to_one)] = Field(default={"jpeg": 1.0})
     quality: Annotated[tuple[Quality, Quality], AfterValidator(_low_to_high)] | Literal["auto"] = "auto"
@@ -181,15 +190,6 @@ class Audit(_Settings):
     bootstrap: int = Field(default=200, ge=0, description="resamples behind each confidence interval")
     sketches: list[str] = Field(default_factory=list, description="sketches of data sets to look for in the target")
     pixels: bool = Field(default=True, description="report the pixel probes too, on a sample of each view; never in the gate")
-
-
-class Publish(_Settings):
-    """The release."""
-
-    title: str | None = None
-    views: list[Literal["equalized", "native"]] = Field(default=["equalized", "native"], min_length=1)
-    rows_per_file: Count = 10_000
-    repo: str | None = Field(default=None, description="where `publish` pushes when it is asked to; never by itself")
 
 
 class Baseline(_Settings):

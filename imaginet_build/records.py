@@ -85,7 +85,8 @@ class Want:
 
     `have`: the source keys that need no more work. `stratum`: only images of this part of the source (a class, a subject, an
     album); None means of any. `count`: how many are to be held in the end, those of `have` included, so that a collector that
-    reads in sequence can choose before it reads; None: all there are.
+    reads in sequence can choose before it reads; None: all there are. `now`: how many more this call will take, where that is
+    known, so that one that fetches ahead need not fetch in vain; it changes nothing of what comes, nor of its order.
     """
 
     source: str
@@ -94,6 +95,7 @@ class Want:
     have: frozenset[str] = frozenset()
     stratum: str | None = None
     count: int | None = None
+    now: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 import pyarrow as pa
@@ -23,6 +25,9 @@ from imaginet_build.records import ORIGINS, SPLITS
 VIEWS = ("equalized", "native")
 MANIFEST = "release.json"
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp", "gif": "gif", "bmp": "bmp", "tiff": "tif"}
+CLASSES = {"content_type": "categories", "family": "families", "generator": "generators"}
+"""The columns whose class names a release chooses, and where `Names` has them."""
+
 _BLOCK = 1 << 20
 
 
@@ -35,14 +40,32 @@ class Names:
     generators: tuple[str, ...]
 
     @classmethod
-    def of(cls, categories: Iterable[str], families: Iterable[str | None], generators: Iterable[str | None]) -> Names:
-        """Sorted names without repeats; None (a real row) becomes the leading `real`. Raises `UsageError` for a model
-        that is itself called `real`."""
+    def of_rows(cls, rows: pa.Table, before: Names | None = None) -> Names:
+        """The names in the columns category, family and generator."""
+        categories, families, generators = (rows[name].to_pylist() for name in ("category", "family", "generator"))
+        return cls.of(categories, families, generators, before)
+
+    def lists(self) -> tuple[tuple[str, ...], ...]:
+        """The names of content types, families and generators."""
+        return self.categories, self.families, self.generators
+
+    @classmethod
+    def of(
+        cls,
+        categories: Iterable[str],
+        families: Iterable[str | None],
+        generators: Iterable[str | None],
+        before: Names | None = None,
+    ) -> Names:
+        """Sorted names without repeats; None (a real row) becomes the leading `real`. What an earlier version named (`before`)
+        keeps its number, and what is new comes after it. Raises `UsageError` for a model that is itself called `real`."""
         known = [sorted({n for n in names if n is not None}) for names in (families, generators)]
         for kind, names in zip(("family", "generator"), known, strict=True):
             if "real" in names:
                 raise UsageError(f"a {kind} is called 'real', the name kept for real images; rename it in its card or index")
-        return cls(tuple(sorted(set(categories))), ("real", *known[0]), ("real", *known[1]))
+        old = before or cls((), ("real",), ("real",))
+        found = zip((old.categories, old.families, old.generators), (sorted(set(categories)), *known), strict=True)
+        return cls(*((*named, *(name for name in names if name not in named)) for named, names in found))
 
 
 def features(names: Names) -> dict[str, dict[str, object]]:
@@ -74,12 +97,17 @@ def features(names: Names) -> dict[str, dict[str, object]]:
         "sha256": string,
         "source_sha256": string,
         "phash": string,
+        "fetch": string,
     }
 
 
 def schema(names: Names) -> pa.Schema:
     """The Arrow schema of a shard; its metadata holds the features, which `datasets` reads."""
-    described = features(names)
+    return schema_of(features(names))
+
+
+def schema_of(described: Mapping[str, Mapping[str, Any]]) -> pa.Schema:
+    """The Arrow schema of a shard with these features."""
     fields = [pa.field(name, _arrow_type(feature)) for name, feature in described.items()]
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": described}})})
 
@@ -101,6 +129,36 @@ def features_of(path: Path) -> dict[str, dict[str, Any]]:
     return cast(dict[str, dict[str, Any]], json.loads(metadata[b"huggingface"])["info"]["features"])
 
 
+def newest_features(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """The features of shards that several versions wrote: their class names are those of the version that knew most.
+
+    Raises `BuildError` where two shards differ in more than names that the later one adds at the end.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    first = None
+    for path in paths:
+        here = features_of(path)
+        for name in here:
+            names, known = (side.get(name, {}).get("names", []) for side in (here, found))
+            if first and (
+                list(here) != list(found)
+                or {**here[name], "names": []} != {**found[name], "names": []}
+                or names[: len(known)] != known[: len(names)]
+            ):
+                raise BuildError(f"{path} has another column '{name}', or other names in it, than {first}: publish it again")
+        first = first or path
+        found = {name: max(here[name], found.get(name, here[name]), key=lambda one: len(one.get("names", ()))) for name in here}
+    return found
+
+
+def names(folder: Path) -> Names:
+    """The class names of a whole release, in label order."""
+    found = newest_features(path for view in VIEWS for paths in shards(folder, view).values() for path in paths)
+    if not found:
+        raise BuildError(f"{folder} holds no data/<view>/*.parquet: it is no release, or its data is elsewhere")
+    return Names(**{field: tuple(found[column]["names"]) for column, field in CLASSES.items()})
+
+
 def image_path(name: str, codec: str) -> str:
     """The file name an image has inside a release: `<id>.<ext>`, the extension by its codec."""
     return f"{name}.{EXTENSIONS.get(codec, codec)}"
@@ -108,36 +166,67 @@ def image_path(name: str, codec: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file of a split in every view: `rows` are the places of its images among all that are published."""
+    """One file of a split in every view: `rows` are the places of its images among all that are published now. `version`: the
+    version that added them, where it is not the first; `tier`: the smallest tier it is in (`tiers.Arranged`)."""
 
     split: str
     index: int
     count: int
     rows: range
+    version: str = ""
+    tier: int = 0
 
     def path(self, view: str) -> str:
         """Where it lies, relative to the release."""
-        return f"data/{view}/{self.split}-{self.index:05d}-of-{self.count:05d}.parquet"
+        added = f"{self.version}-" if self.version else ""
+        return f"data/{view}/{self.split}-{added}{self.index:05d}-of-{self.count:05d}.parquet"
 
 
-def layout(splits: Sequence[str], nbytes: Sequence[int], rows_per_file: int, bytes_per_file: int) -> list[Shard]:
-    """The shards of images that lie split after split: `splits` and `nbytes` (as born) give each image's, in order.
+def layout(
+    splits: Sequence[str],
+    nbytes: Sequence[int],
+    rows_per_file: int,
+    bytes_per_file: int,
+    tiers: Sequence[int] = (),
+    version: str = "",
+) -> list[Shard]:
+    """The shards of images that lie split after split, and tier after tier in each: `splits`, `nbytes` (as born) and `tiers`
+    give each image's, in order.
 
-    A split gets as few shards of equal row counts as keep each at `rows_per_file` rows or fewer and near `bytes_per_file`
-    bytes on average. The cut depends on these numbers alone, never on parts or workers.
+    A tier of a split gets as few shards of equal row counts as keep each at `rows_per_file` rows or fewer and near
+    `bytes_per_file` bytes on average. The cut depends on these numbers alone, never on parts or workers.
     """
     if rows_per_file < 1 or bytes_per_file < 1:
         raise UsageError(f"rows_per_file ({rows_per_file}) and bytes_per_file ({bytes_per_file}) must be 1 or more")
     found: list[Shard] = []
     start = 0
-    for split, members in itertools.groupby(splits):
+    for (split, tier), members in itertools.groupby(zip(splits, tiers or [0] * len(splits), strict=True)):
         rows = len(list(members))
         total = sum(nbytes[start : start + rows])
         count = min(rows, max(-(-rows // rows_per_file), -(-total // bytes_per_file)))
         edges = [start + i * rows // count for i in range(count + 1)]
-        found += [Shard(split, i, count, range(edges[i], edges[i + 1])) for i in range(count)]
+        found += [Shard(split, 0, 0, range(edges[i], edges[i + 1]), version, tier) for i in range(count)]
         start += rows
+    many = Counter(shard.split for shard in found)
+    place = Counter[str]()
+    for number, shard in enumerate(found):
+        found[number] = replace(shard, index=place[shard.split], count=many[shard.split])
+        place[shard.split] += 1
     return found
+
+
+_NAME = re.compile(r"(?P<split>[a-z]+)-(?:(?P<version>\d+\.\d+\.\d+)-)?(?P<index>\d{5})-of-\d{5}\.parquet")
+
+
+def in_order(place: Path | str) -> tuple[object, ...]:
+    """A key that sorts the files of a release by folder, split, version and number: what was there first comes first."""
+    path = PurePosixPath(place)
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        return (str(path.parent), len(SPLITS), (), 0, path.name)
+    version = tuple(int(number) for number in (match["version"] or "0.0.0").split("."))
+    split = SPLITS.index(match["split"]) if match["split"] in SPLITS else len(SPLITS)
+    return (str(path.parent), split, version, int(match["index"]), path.name)
 
 
 def fingerprint(path: Path) -> dict[str, object]:
@@ -198,7 +287,7 @@ def faults(folder: Path) -> list[str]:
 
 def shards(folder: Path, view: str) -> dict[str, list[Path]]:
     """The shards of one view by split, in order; splits without rows are left out."""
-    found = {split: sorted((folder / "data" / view).glob(f"{split}-*.parquet")) for split in SPLITS}
+    found = {split: sorted((folder / "data" / view).glob(f"{split}-*.parquet"), key=in_order) for split in SPLITS}
     return {split: paths for split, paths in found.items() if paths}
 
 

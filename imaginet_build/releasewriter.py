@@ -1,47 +1,44 @@
 """From born bytes to the shards of a release, in bounded memory.
 
-Images are read in the order in which they lie in the parts, rendered by whatever `map` the caller gives, set aside on disk, and
-written in order of id: an external shuffle, one wave of shards at a time. The files follow what the Hugging Face viewer,
-`datasets` and content-addressed storage like best: small row groups, a page index, content-defined chunking, and neither
-dictionary nor statistics on image bytes.
+Images are read one at a time from where they lie in the parts (`born`), in the order of the release, so nothing is sorted, set
+aside or held. No byte is taken on trust: the SHA-256 of every image is computed from what was read and held against its facts
+before it is written or rendered, and the SHA-256 of every file is computed from what is written, while it is written.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from imaginet_build import images, release
+from imaginet_build.born import Born, Place
 from imaginet_build.errors import BadImage
 from imaginet_build.records import ORIGINS, View, view_of
+from imaginet_build.shardwriter import ShardWriter
 from imaginet_build.store import Store
-
-GROUP_ROWS = 50
-GROUP_BYTES = 50_000_000
-# What `datasets` itself writes with, so that its own rewrites share chunks with ours.
-CHUNKING = {"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_level": 0}
 
 CHECKED = ("width", "height", "codec", "phash")
 """Facts that decide what a release holds, and are measured once more from the bytes that go into it."""
 
-Task = tuple[str, bytes, View, Mapping[str, object]]
+_OWN = ("sha256", *CHECKED)
+_CHANGED = "its bytes are no longer those that were collected"
+
+Task = tuple[str, Place, View, Mapping[str, Any]]
+"""An image's id, where its bytes lie, its view, and its facts (`_OWN`)."""
+
 Progress = Callable[[int, int], object]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """One image of the `equalized` view with the facts of its own bytes, or in `fault` why there is none."""
+    """One image of a view with the facts of its own bytes, or in `fault` why there is none."""
 
     id: str
     data: bytes = b""
@@ -53,27 +50,47 @@ class Rendered:
     fault: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """`files`: `{path: {"sha256", "nbytes"}}` of every shard written now; `faults`: what could not be, one line an image."""
+
+    files: dict[str, dict[str, object]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+
 class OrderedMap(Protocol):
     """Like `map`: answers in the order of the tasks, taking only a few tasks ahead. It may work in other processes."""
 
-    def __call__(self, function: Callable[[Task], Rendered], tasks: Iterable[Task], /) -> Iterator[Rendered]:
+    def __call__(self, function: Callable[[T], R], tasks: Iterable[T], /) -> Iterator[R]:
         """`function` of every task, in the tasks' order."""
         ...
 
 
 def render(task: Task) -> Rendered:
     """The equalized form of one image. At the top of the module so that it can be sent to another process."""
-    name, data, view, told = task
+    name, place, view, told = task
+    data = place.read()
     try:
         born = images.measure(data)
+        if born.sha256 != told["sha256"]:
+            return Rendered(name, fault=_CHANGED)
         lies = [f"{key} {told[key]}, in truth {getattr(born, key)}" for key in CHECKED if told[key] != getattr(born, key)]
         if lies:
             return Rendered(name, fault=f"its facts contradict its bytes ({'; '.join(lies)}): build-imaginet balance --verify")
         made = images.render(data, view)
         facts = images.measure(made)
     except BadImage as error:
-        return Rendered(name, fault=str(error))
+        return Rendered(name, fault=str(error) if hashlib.sha256(data).hexdigest() == told["sha256"] else _CHANGED)
     return Rendered(name, made, facts.sha256, facts.width, facts.height, facts.phash, facts.codec)
+
+
+def unchanged(task: Task) -> Rendered:
+    """The native form of one image: its bytes as they were born."""
+    name, place, _, told = task
+    data = place.read()
+    if hashlib.sha256(data).hexdigest() != told["sha256"]:
+        return Rendered(name, fault=_CHANGED)
+    return Rendered(name, data, **{key: told[key] for key in _OWN})
 
 
 def write(
@@ -84,221 +101,82 @@ def write(
     views: Sequence[str],
     shards: Sequence[release.Shard],
     *,
-    spill_bytes: int,
     map: OrderedMap = map,
     progress: Progress | None = None,
-) -> list[str]:
-    """Write every shard of `shards` that `folder` does not hold yet; returns what could not be written, one line an image.
+) -> Written:
+    """Write every shard of `shards` that `folder` does not hold yet.
 
     `kept`: one row an image in the order of the shards, as `publish` joins it from plan and facts (the columns of the view are
-    called `view_*`). A shard with a faulty image is left out. `progress(done, total)` is told of every image.
+    called `view_*`). `map` does the rendering. A shard with a faulty image is left out. `progress(done, total)` is told of
+    every image of every view. Raises `StoreError` where the disk or a part is at fault.
     """
-    todo = [s for s in shards if not all((folder / s.path(view)).is_file() for view in views)]
-    total, done = sum(len(s.rows) for s in todo), 0
-    faults: list[str] = []
-    for wave in _waves(todo, kept["nbytes"].to_pylist(), spill_bytes):
-        facts = {row["id"]: row for s in wave for row in kept.slice(s.rows.start, len(s.rows)).to_pylist()}
-        with ExitStack() as stack:
-            spills = {view: stack.enter_context(Spill(folder / ".spill" / view)) for view in views}
-            made: dict[str, Rendered] = {}
-            broken: set[str] = set()
-            for name, born, rendered in _images(store, facts, "equalized" in views, map):
-                done += 1
-                if progress:
-                    progress(done, total)
-                fault = rendered.fault if rendered else ""
-                if hashlib.sha256(born).hexdigest() != facts[name]["sha256"]:
-                    fault = "its bytes are no longer those that were collected"
-                if fault:
-                    faults.append(f"{name} ({facts[name]['source_key'] or facts[name]['generator']}): {fault}")
-                    broken.add(name)
-                    continue
-                if "native" in views:
-                    spills["native"].put(name, born)
-                if rendered:
-                    spills["equalized"].put(name, rendered.data)
-                    made[name] = replace(rendered, data=b"")
-            for shard in wave:
-                ids = kept["id"].slice(shard.rows.start, len(shard.rows)).to_pylist()
-                if broken.isdisjoint(ids):
-                    for view in views:
-                        _write_shard(
-                            folder / shard.path(view),
-                            names,
-                            ids=ids,
-                            facts=facts,
-                            made=made if view == "equalized" else {},
-                            spill=spills[view],
-                        )
-    return faults
+    # Bytes as they are cost little and prove every part: hours of rendering wait until all of them are in order.
+    todo = {
+        view: [shard for shard in shards if not (folder / shard.path(view)).is_file()]
+        for view in ("native", "equalized")
+        if view in views
+    }
+    total, done = sum(len(shard.rows) for some in todo.values() for shard in some), 0
+    written = Written()
+    scratch = folder / ".spill" / "born"
+    try:
+        born = Born(store, kept["id"].combine_chunks(), scratch) if total else None
+        for view, some in todo.items():
+            if born is None or written.faults:
+                break
+            tasks = _tasks(born, kept, some)
+            answers = map(render, tasks) if view == "equalized" else (unchanged(task) for task in tasks)
+            for shard in some:
+                with ShardWriter(folder / shard.path(view), release.schema(names)) as writer:
+                    whole = True
+                    for row in _rows(kept, shard.rows):
+                        made = next(answers)
+                        done += 1
+                        if progress:
+                            progress(done, total)
+                        if made.fault:
+                            written.faults.append(f"{made.id} ({row['source_key'] or row['generator']}): {made.fault}")
+                            whole = False
+                        elif whole:
+                            writer.add(_row(row, made, names))
+                    if whole:
+                        written.files[shard.path(view)] = writer.commit()
+    finally:
+        scratch.unlink(missing_ok=True)
+    return written
 
 
-def _waves(shards: Sequence[release.Shard], nbytes: Sequence[int], limit: int) -> Iterator[list[release.Shard]]:
-    """Shards in runs whose born bytes fit in `limit`; one that is larger makes a wave of its own."""
-    wave: list[release.Shard] = []
-    held = 0
+def _rows(kept: pa.Table, rows: range, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of the table as dictionaries, a few at a time."""
+    table = kept.select(columns) if columns else kept
+    for start in range(rows.start, rows.stop, _AHEAD):
+        yield from table.slice(start, min(_AHEAD, rows.stop - start)).to_pylist()
+
+
+_AHEAD = 256
+
+
+def _tasks(born: Born, kept: pa.Table, shards: Iterable[release.Shard]) -> Iterator[Task]:
+    columns = ["id", *_OWN, *(name for name in kept.column_names if name.startswith("view_"))]
     for shard in shards:
-        size = sum(nbytes[shard.rows.start : shard.rows.stop])
-        if wave and held + size > limit:
-            yield wave
-            wave, held = [], 0
-        wave.append(shard)
-        held += size
-    if wave:
-        yield wave
+        for number, row in zip(shard.rows, _rows(kept, shard.rows, columns), strict=True):
+            view = {key.removeprefix("view_"): value for key, value in row.items() if key.startswith("view_")}
+            yield row["id"], born[number], view_of(view), {key: row[key] for key in _OWN}
 
 
-def _images(
-    store: Store, facts: Mapping[str, Mapping[str, Any]], rendering: bool, map: OrderedMap
-) -> Iterator[tuple[str, bytes, Rendered | None]]:
-    """Id, born bytes and rendered form of every image of a wave, in the order in which they lie in the parts."""
-    born = store.images(store.in_part_order(facts))
-    if not rendering:
-        yield from ((name, data, None) for name, data in born)
-        return
-    ahead: deque[bytes] = deque()
-
-    def tasks() -> Iterator[Task]:
-        for name, data in born:
-            ahead.append(data)
-            view = {key.removeprefix("view_"): value for key, value in facts[name].items() if key.startswith("view_")}
-            yield name, data, view_of(view), {key: facts[name][key] for key in CHECKED}
-
-    for rendered in map(render, tasks()):
-        yield rendered.id, ahead.popleft(), rendered
-
-
-def _write_shard(
-    path: Path,
-    names: release.Names,
-    *,
-    ids: Sequence[str],
-    facts: Mapping[str, Mapping[str, Any]],
-    made: Mapping[str, Rendered],
-    spill: Spill,
-) -> None:
-    """One shard of one view; `made` has the facts of rendered bytes and is empty for bytes as they were born."""
-    with ShardWriter(path, release.schema(names)) as writer:
-        for name in ids:
-            row = facts[name]
-            own: Mapping[str, Any] = {f: getattr(made[name], f) for f in _OWN} if made else row
-            writer.add(
-                {
-                    **{c: row[c] for c in ("id", "pair_id", "group", "source", "source_key", "licence", "prompt", "seed")},
-                    **{c: own[c] for c in ("width", "height", "sha256")},
-                    "image": (spill.take(name), release.image_path(name, own["codec"])),
-                    "label": ORIGINS.index(row["origin"]),
-                    "content_type": names.categories.index(row["category"]),
-                    "family": names.families.index(row["family"] or "real"),
-                    "generator": names.generators.index(row["generator"] or "real"),
-                    "source_sha256": row["sha256"],
-                    "phash": f"{own['phash']:016x}",
-                }
-            )
-        writer.commit()
-
-
-_OWN = ("width", "height", "sha256", "phash", "codec")
-
-
-class Spill:
-    """One scratch file of blobs by name, kept until their turn; where each lies is in memory.
-
-    A context manager: the file goes when the block ends.
-    """
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        self._file = path.open("w+b")
-        self._places: dict[str, tuple[int, int]] = {}
-        self._end = 0
-
-    def __enter__(self) -> Spill:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            self._file.close()  # on a full disk even this fails: what is still buffered has no room
-        finally:
-            self._path.unlink(missing_ok=True)
-
-    def put(self, name: str, data: bytes) -> None:
-        """Set `data` aside under `name`; every `put` comes before the first `take`."""
-        self._file.write(data)
-        self._places[name] = (self._end, len(data))
-        self._end += len(data)
-
-    def take(self, name: str) -> bytes:
-        """The bytes put aside under `name`; raises KeyError for a name that was never put."""
-        start, size = self._places[name]
-        self._file.seek(start)
-        return self._file.read(size)
-
-
-class ShardWriter:
-    """Writes one shard, row by row, beside its place; `commit` puts it there. Holds one row group in memory.
-
-    A row is a mapping with the schema's columns, where `image` is `(bytes, path)`. Leaving the `with` block without a
-    `commit` leaves nothing behind.
-    """
-
-    def __init__(self, path: Path, shape: pa.Schema, group_rows: int = GROUP_ROWS, group_bytes: int = GROUP_BYTES) -> None:
-        self.path = path
-        self._part = path.with_name(path.name + ".tmp")
-        self._schema = shape
-        self._limits = (group_rows, group_bytes)
-        self._rows: list[Mapping[str, Any]] = []
-        self._nbytes = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        plain = [name for name in shape.names if name != "image"]
-        columns = [*plain, "image.bytes", "image.path"]
-        self._writer = pq.ParquetWriter(
-            self._part,
-            shape,
-            # Encoded pixels do not shrink; everything else does.
-            compression={name: "none" if name == "image.bytes" else "zstd" for name in columns},
-            use_dictionary=[name for name in plain if name not in {"id", "sha256", "source_sha256", "phash"}],
-            write_statistics=plain,
-            write_page_index=True,
-            use_content_defined_chunking=CHUNKING,
-        )
-        self._writer.add_key_value_metadata({"content_defined_chunking": json.dumps(CHUNKING)})
-
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._writer.close()
-        self._part.unlink(missing_ok=True)
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Take one row; a full row group is written out first."""
-        size = len(row["image"][0])
-        rows, nbytes = self._limits
-        if self._rows and (len(self._rows) >= rows or self._nbytes + size > nbytes):
-            self._flush()
-        self._rows.append(row)
-        self._nbytes += size
-
-    def commit(self) -> None:
-        """Write what is left, make it durable, and move it to its name."""
-        self._flush()
-        self._writer.close()
-        with self._part.open("rb") as file:
-            os.fsync(file.fileno())
-        self._part.replace(self.path)
-
-    def _flush(self) -> None:
-        if not self._rows:
-            return
-        columns = []
-        for field in self._schema:
-            values = [row[field.name] for row in self._rows]
-            if field.name == "image":
-                halves = [pa.array([v[i] for v in values], field.type.field(i).type) for i in (0, 1)]
-                columns.append(pa.StructArray.from_arrays(halves, fields=list(field.type)))
-            else:
-                columns.append(pa.array(values, field.type))
-        self._writer.write_batch(pa.record_batch(columns, schema=self._schema), row_group_size=len(self._rows))
-        self._rows, self._nbytes = [], 0
+def _row(row: Mapping[str, Any], made: Rendered, names: release.Names) -> dict[str, Any]:
+    """One row of a shard: the facts of the image, and what is its own in this view."""
+    return {
+        **{name: row[name] for name in ("id", "pair_id", "group", "source", "source_key", "licence", "prompt", "seed")},
+        "width": made.width,
+        "height": made.height,
+        "sha256": made.sha256,
+        "image": (None, None) if row["fetch"] else (made.data, release.image_path(made.id, made.codec)),
+        "label": ORIGINS.index(row["origin"]),
+        "content_type": names.categories.index(row["category"]),
+        "family": names.families.index(row["family"] or "real"),
+        "generator": names.generators.index(row["generator"] or "real"),
+        "source_sha256": row["sha256"],
+        "phash": f"{made.phash:016x}",
+        "fetch": row["fetch"],
+    }

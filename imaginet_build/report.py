@@ -154,13 +154,18 @@ def _heat(probe: Mapping[str, Any]) -> int:
 
 
 def _breakdowns(results: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """`by_generator` and `by_content_type` as tables: name, columns, rows."""
-    found = []
-    for key, title in (("by_generator", "By generator"), ("by_content_type", "By content type")):
-        table = {name: row for name, row in ((results or {}).get(key) or {}).items() if isinstance(row, dict)}
+    """`by_generator`, `by_content_type` and the conditions of `robustness` as tables: name, columns, rows."""
+    held, found = results or {}, []
+    for part, key, title in (
+        (held, "by_generator", "By generator"),
+        (held, "by_content_type", "By content type"),
+        (held.get("robustness") or {}, "conditions", "Robustness: under each condition, threshold frozen"),
+    ):
+        table = {name: row for name, row in (part.get(key) or {}).items() if isinstance(row, dict)}
         columns = [c for c in dict.fromkeys(column for row in table.values() for column in row) if c != "reasons"]
         if table:
-            rows = [(name, [row.get(column) for column in columns]) for name, row in sorted(table.items())]
+            order = table if key == "conditions" else sorted(table)
+            rows = [(name, [table[name].get(column) for column in columns]) for name in order]
             found.append({"title": title, "columns": columns, "rows": rows})
     return found
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -16,17 +16,22 @@ from typing import Any, TypeVar
 
 from imaginet_build import audit as audits
 from imaginet_build import balance as balances
-from imaginet_build import catalog, engine, plandiff, resemblance
+from imaginet_build import catalog, clearance, engine, growing, living, releaseprovenance, resemblance
 from imaginet_build import collect as collects
 from imaginet_build import generate as generates
 from imaginet_build import publish as publishes
 from imaginet_build import recipe as recipes
 from imaginet_build import report as reports
 from imaginet_build import sketch as sketches
+from imaginet_build.clearance import Asked
 from imaginet_build.datasetcard import About
 from imaginet_build.errors import GateRefused, UsageError, suggest
+from imaginet_build.living import Previous
 from imaginet_build.recipe import Collect, Generate, Recipe
 from imaginet_build.release import read_manifest
+from imaginet_build.releasewriter import OrderedMap
+from imaginet_build.rights import Clearance
+from imaginet_build.robustness import Wanted as Perturbed
 from imaginet_build.store import Store, write_text
 from imaginet_build.workspace import Session, begun
 
@@ -71,11 +76,17 @@ def generate(
         )  # fmt: skip
 
 
-def balance(session: Session, sketched: Sequence[Path] = (), reject: bool = False, verify: bool = False) -> balances.Balanced:
+def balance(
+    session: Session,
+    sketched: Sequence[Path] = (),
+    reject: bool = False,
+    verify: bool = False,
+    grow: Path | None = None,
+) -> balances.Balanced:
     """The plan, made anew from the facts: it is cheap, and the facts may have grown.
 
     `sketched`: sketches besides the recipe's; with `reject` what they hold is left out. `verify` measures every image first and
-    raises `StoreError` where facts contradict the bytes.
+    raises `StoreError` where facts contradict the bytes. `grow`: a release around which everything else is balanced.
     """
     recipe, settings = session.recipe, session.recipe.balance
     if sketched or reject:
@@ -90,7 +101,10 @@ def balance(session: Session, sketched: Sequence[Path] = (), reject: bool = Fals
     if verify:
         count = resemblance.verify(session.store, partial(_ordered, session.pool))
         log.info("the facts of all %d images are those of their bytes", count)
-    return balances.balance(session.store, settings, recipe.equalize, recipe.seed)
+    grown = growing.begin(session, grow) if grow is not None else None
+    bars = clearance.cleared(session, recipe.publish.only, growing.earlier(grown)).bars
+    before = grown.here if grown else None
+    return balances.balance(session.store, settings, recipe.equalize, recipe.seed, bars, before)
 
 
 def sketch(target: str, out: Path, name: str | None, version: str, session: Session) -> sketches.Sketched:
@@ -109,30 +123,52 @@ def contamination(targets: Sequence[str | Path], sketched: Sequence[Path], sessi
     return [one.to_json() for one in found]
 
 
-def plan_difference(session: Session, other: Path) -> plandiff.Difference:
-    """Balance, and say what the plan decides otherwise than that of `other`: a plan file, a work folder or a release.
-
-    The other is read first, so that a work folder can be compared with what it held before.
-    """
-    before = plandiff.read(other)
-    balance(session)
-    return plandiff.compare(plandiff.read(session.store.plan_path), before)
-
-
-def publish(session: Session, out: Path | None = None, force: bool = False) -> tuple[publishes.Published, dict[str, Any]]:
+def publish(
+    session: Session,
+    out: Path | None = None,
+    force: bool = False,
+    to: str = "",
+    asked: Asked = Asked(),  # noqa: B008 - frozen
+    grow: Path | None = None,
+    version: str | None = None,
+) -> tuple[publishes.Published, dict[str, Any]]:
     """Write the release, audit it, and write what the audit said into its card; the audit's document is the second value.
 
     An audit of the same data is not made again: its answer lies in the work folder. Raises `GateRefused` where the release
-    should leave the work folder (`out`) and the gate refuses, unless `force`, which writes the refusal into the card.
+    should leave the work folder (`out`; `to` names a data set of the Hub, or an address, where it is brought next) and the gate
+    refuses, unless `force`, which writes the refusal into the card. `asked`: a constraint, under which the plan is balanced
+    anew, and whose pixels stay in the work folder. `grow`: the release that this one is the next version of, around which the
+    plan is balanced anew; `version`: its number.
     """
-    recipe, store = session.recipe, session.store
-    about = About(title=recipe.publish.title or recipe.name, repo=recipe.publish.repo or "", sources=tuple(_terms(recipe)))
+    recipe, store, travels = session.recipe, session.store, out is not None or bool(to)
+    grown = growing.begin(session, grow) if grow is not None else None
+    living.next_version(grown.here if grown else None, True, version)
+    clear = clearance.cleared(session, asked.only or recipe.publish.only, growing.earlier(grown, out))
+    if grown is None:
+        clear = clearance.planned(session, clear)
+    else:
+        grown = growing.planned(session, grown, clear)
+        growing.refuse_leak(grown, replace(clear, withhold=asked.holding(recipe, travels)))
+    texts = releaseprovenance.texts(recipe, store, grown.here if grown else None)
+    if not travels:
+        clear = replace(clear, withhold=asked.holding(recipe, False))
+    repo = to if to and "://" not in to else recipe.publish.repo or ""
+    title, stated = recipe.publish.title or recipe.name, recipe.publish.about.said()
+    about = About(title=title, repo=repo, sources=tuple(clearance.terms(recipe)), **stated)
 
-    def write(said: dict[str, Any], folder: Path = store.root / "release") -> publishes.Published:
+    def write(
+        said: dict[str, Any],
+        folder: Path = store.root / "release",
+        terms: Clearance = clear,
+        complete: str = "",
+        previous: Previous | None = grown.here if grown else None,
+    ) -> publishes.Published:
         return publishes.publish(
             store, folder, views=recipe.publish.views, rows_per_file=recipe.publish.rows_per_file,
-            recipe_digest=recipes.digest(recipe), about=about, gate=said.get("gate"), probes=said.get("probes", ()),
-            map=partial(_ordered, session.pool),
+            recipe_digest=recipes.digest(recipe), about=about,
+            gate=said.get("gate"), probes=said.get("probes", ()), audited=said.get("settings"),
+            map=partial(_ordered, session.pool), perturbed=_perturbed(recipe), cleared=terms, complete=complete,
+            previous=previous, version=version, provenance=texts, beside=store.root / "release",
         )  # fmt: skip
 
     said = _audited(store)
@@ -145,23 +181,42 @@ def publish(session: Session, out: Path | None = None, force: bool = False) -> t
             limit=recipe.audit.limit,
             permutations=recipe.audit.permutations,
         )
-        said = _remember(store, result)
+        said = _remember(store, result, recipe.audit.permutations, recipe.audit.pixels)
         published = write(said)
-    if out is None:
+    if not travels:
         return published, said
     if said["gate"]["verdict"] == "refused" and not force:
         raise GateRefused(
-            f"the audit refuses: {said['gate']['reason']}. {out} was not written. See: build-imaginet audit {published.path}"
+            f"the audit refuses: {said['gate']['reason']}. {out or to} was not written. "
+            f"See: build-imaginet audit {published.path}"
         )
     if said["gate"]["verdict"] == "refused":
         said = said | {"gate": said["gate"] | {"forced": True}}
-    return write(said, out), said
+    terms = clearance.travelling(clear, store.plan(), asked.holding(recipe, True), str(out or to))
+    if out is None and any(map(terms.withholds, store.plan()["id"].to_pylist())):
+        out = store.root / "outgoing"
+    if out is None:
+        return write(said), said
+    return write(said, out, terms, published.digest, grown.out if grown else None), said
+
+
+def _perturbed(recipe: Recipe) -> Perturbed:
+    asked = recipe.publish
+    return Perturbed(asked.robustness, asked.social_images, asked.sweep_images, recipe.seed)
+
+
+def check(session: Session, folder: Path) -> dict[str, Any]:
+    """Prove a release from its own files: hashes, the numbers of its card, the audit's answer (`releasecheck.check`)."""
+    from imaginet_build.releasecheck import check as prove
+
+    return prove(folder, partial(_ordered, session.pool))
 
 
 def published_json(published: publishes.Published, said: dict[str, Any]) -> dict[str, Any]:
     """The document that `publish --json` prints."""
     document = {"release": str(published.path), "digest": published.digest, "rows": published.rows, "views": published.views}
-    document["likeness"] = published.likeness
+    document |= {"likeness": published.likeness, "withheld": published.withheld, "only": published.only, "lost": published.lost}
+    document |= {name: getattr(published, name) for name in ("version", "added", "withdrawn", "rewritten")}
     return document | {"rejected": published.rejected, "unchanged": published.unchanged, "gate": said["gate"]}
 
 
@@ -181,15 +236,15 @@ def audit(target: str | None, session: Session, pixels: bool | None = None) -> a
         pixels=settings.pixels if pixels is None else pixels, limit=settings.limit, permutations=settings.permutations,
     )  # fmt: skip
     if target is None:
-        _remember(session.store, result)
+        _remember(session.store, result, settings.permutations, settings.pixels if pixels is None else pixels)
     return result
 
 
-def _remember(store: Store, result: audits.AuditResult) -> dict[str, Any]:
+def _remember(store: Store, result: audits.AuditResult, permutations: int, pixels: bool) -> dict[str, Any]:
     """The audit of a work folder as its `audit.json` and `audit.csv`, bound to the data it looked at."""
     audits.write(result, store.root)
     # The target is named by its place in the work folder, so that the card is the same wherever that lies.
-    said = result.to_json() | {"target": result.kind}
+    said = result.to_json() | {"target": result.kind, "settings": {"permutations": permutations, "pixels": pixels}}
     if result.kind == "release":
         said["digest"] = read_manifest(store.root / "release")["digest"]
     write_text(store.root / "audit.json", json.dumps(said, indent=1) + "\n")
@@ -217,6 +272,11 @@ def _audited(store: Store) -> dict[str, Any]:
     return said
 
 
+def several(session: Session) -> OrderedMap:
+    """`map` on the session's engine."""
+    return partial(_ordered, session.pool)
+
+
 def _ordered(pool: engine.Pool, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
     """`map` on the engine; a handful of tasks is not worth a process."""
     source = iter(tasks)
@@ -236,20 +296,6 @@ def _entries(entries: Sequence[Entry], key: str, name: str | None, command: str)
         f"the recipe asks nothing of '{name}'{suggest(str(name), known) or '.'} It names {', '.join(known)}. "
         f"Add a [[{command}]] entry to it, or choose another with --recipe"
     )
-
-
-def _terms(recipe: Recipe) -> Iterator[dict[str, Any]]:
-    """What the cards say of everything the recipe uses, for the release's card."""
-    sources = {want.source: catalog.card("sources", want.source) for want in recipe.collect}
-    generators = {entry.generator: catalog.card("generators", entry.generator) for entry in recipe.generate}
-    for card in (*sources.values(), *generators.values()):
-        yield {
-            "name": card.name,
-            "title": card.about.title,
-            "url": card.about.url,
-            "licence": card.licence,
-            "revision": card.revision,
-        }
 
 
 def train(session: Session, detector: str | None = None) -> list[Path]:

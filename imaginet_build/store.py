@@ -80,6 +80,7 @@ class Store:
         self.plan_path = self.root / "plan.parquet"
         self._index: dict[str, tuple[Path, int, int]] = {}
         self._indexed: set[Path] = set()
+        self._refused: dict[Path, frozenset[str]] = {}
 
     def write_part(self, stage: str, name: str, rows: Sequence[Mapping[str, object]], images: Sequence[bytes]) -> Path:
         """One part of `stage`: `rows` of `FACT_SCHEMA` and, in the same order, the bytes as they were born."""
@@ -109,10 +110,11 @@ class Store:
         return sorted((self.root / "parts").glob(f"{stage or '*'}/[!.]*.parquet"))
 
     def facts(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows of all parts without their pixels, sorted by id. Raises `StoreError` where two parts hold one id."""
+        """All rows of all parts without their pixels, sorted by id. Raises `StoreError` where two parts hold one id, or one
+        lacks a fact."""
         names = list(dict.fromkeys(["id", *(columns or FACT_SCHEMA.names)]))
         schema = pa.schema([FACT_SCHEMA.field(name) for name in names])
-        tables = [_read(path, names).cast(schema) for path in self.parts()]
+        tables = [_facts(path, schema) for path in self.parts()]
         table = pa.concat_tables(tables).sort_by("id") if tables else schema.empty_table()
         if pc.count_distinct(table["id"]).as_py() != table.num_rows:
             counts = pc.value_counts(table["id"]).to_pylist()
@@ -141,12 +143,17 @@ class Store:
     def forget_rejects(self, stage: str, ids: Collection[str]) -> None:
         """Leave out refusals that are to be judged anew, file by file; of a file that held nothing else nothing stays."""
         for path in self._reject_files(stage):
+            if path not in self._refused:  # what a file holds, this method alone changes
+                self._refused[path] = frozenset(_read(path, ["id"])["id"].to_pylist())
+            if self._refused[path].isdisjoint(ids):
+                continue
+            del self._refused[path]
             rows = _read(path, REJECT_SCHEMA.names).cast(REJECT_SCHEMA).to_pylist()
             left = [row for row in rows if row["id"] not in ids]
-            if left and len(left) < len(rows):
+            if left:
                 with written(path, replace=True) as temporary:
                     pq.write_table(table_of(left, REJECT_SCHEMA), temporary)
-            elif not left:
+            else:
                 path.unlink(missing_ok=True)
 
     def images(self, ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
@@ -206,6 +213,23 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
             yield file
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{path} cannot be read ({error}): delete it and run the same command again") from error
+
+
+def _facts(path: Path, schema: pa.Schema) -> pa.Table:
+    """The facts in a part, as `schema` wants them."""
+    table = _read(path, schema.names)
+    for name in (field.name for field in schema if not field.nullable):
+        if table[name].null_count:
+            rows = table.filter(pc.is_null(table[name]))
+            more = f" (and {rows.num_rows - 1:,} images more)" if rows.num_rows > 1 else ""
+            raise StoreError(
+                f"the facts of image {rows['id'][0].as_py()} are impossible: its {name} is missing{more}; remove {path} and "
+                "run build-imaginet collect or generate again"
+            )
+    try:
+        return table.cast(schema)
+    except ValueError as error:
+        raise StoreError(f"{path} holds facts of another kind ({error}): delete it and run the same command again") from error
 
 
 def _read(path: Path, columns: Sequence[str]) -> pa.Table:

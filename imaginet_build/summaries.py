@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from imaginet_build.rebuilding import rights_lines
+
 _MOST_QUOTAS = 20
 
 
@@ -63,6 +65,8 @@ def collected_text(document: Mapping[str, Any]) -> str:
         parts.append(columns(rows, ["source", "category", "stratum", *(key.replace("_", " ") for key in keys)]))
     if len(lines) > len(short):
         parts.append(f"and {len(lines) - len(short)} more quotas: availability.parquet in the work folder has them all")
+    if later := sum(line["later"] for line in lines):
+        parts.append(f"{later} left for later by --limit: the same command without it brings them")
     for choice in document["matching"]:
         drawn = ", ".join(f"{count} {kind}" for kind, count in choice["reference"].items())
         parts.append(
@@ -74,7 +78,7 @@ def collected_text(document: Mapping[str, Any]) -> str:
             parts.append(columns(rows, ["distance to the generators", "before", "after"]))
     parts += [f"{source}: {check} was not checked: {why}" for source, all_ in document["unchecked"].items()
               for check, why in all_.items()]  # fmt: skip
-    parts += [f"{source} broke off: {why}. The same command goes on from there" for source, why in document["broken"].items()]
+    parts += [f"{source} broke off: {why}" for source, why in document["broken"].items()]
     if again := may_come_back(document):
         parts.append(again)
     return "\n\n".join(parts)
@@ -283,7 +287,13 @@ def published_text(document: Mapping[str, Any]) -> str:
     """Where the release is and what the gate said of it."""
     gate = document["gate"]
     views = "; ".join(f"{view}: " + ", ".join(f"{n} {s}" for s, n in by.items()) for view, by in document["views"].items())
-    lines = [f"{document['rows']} images in {document['release']} ({views})", f"digest {document['digest']}"]
+    lines = [f"{document['rows']} images in {document['release']} ({views})"]
+    lines.append(f"version {document['version']}, digest {document['digest']}")
+    if document["added"] or document["withdrawn"]:
+        lines.append(
+            f"{document['added']} images added, {document['withdrawn']} withdrawn; {document['rewritten']} bytes of older data "
+            "files were written again"
+        )
     lines.append(
         f"gate {gate['verdict']}: {number(gate['value'])} balanced accuracy without a pixel (limit {gate['limit']:.2f})"
     )
@@ -293,7 +303,25 @@ def published_text(document: Mapping[str, Any]) -> str:
             f"{view}: bytes per pixel {number(spent['real'])} real, {number(spent['synthetic'])} synthetic; KS distance of the "
             f"classes {number(ks['size'])} in size, {number(ks['aspect'])} in aspect, {number(ks['quality'])} in quality"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *rights_lines(document), *_delivered_text(document)])
+
+
+def _delivered_text(document: Mapping[str, Any]) -> list[str]:
+    """What travelled where, where a release left this machine."""
+    gone = document.get("pushed") or document.get("placed")
+    if gone is None:
+        return []
+    lines = [f"{gone['url']}: {gone['sent']} files sent ({gone['nbytes'] / 1e6:.1f} MB), {gone['same']} there already"]
+    if gone["deleted"]:
+        lines.append(f"deleted there, of the release before: {', '.join(gone['deleted'])}")
+    if gone["kept"]:
+        lines.append(f"left there, of somebody else: {', '.join(gone['kept'])}")
+    if "commit" in gone:
+        read = gone["read_back"]
+        rows = f"{'all' if read['whole'] else 'a sample of'} {read['rows']} rows read back, {read['images']} images hashed"
+        named = f", tagged {gone['tag']}" if gone["tag"] else ""
+        lines.append(f"commit {gone['commit']}{named}, {'private' if gone['private'] else 'public'}; {rows}")
+    return lines
 
 
 def doctor_text(checks: Sequence[Mapping[str, Any]]) -> str:
@@ -346,3 +374,11 @@ def verdicts_text(verdicts: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"{verdict['path']}: {verdict['verdict']}, P(synthetic) {number(verdict['p_synthetic'])}{maker}")
     notes = dict.fromkeys(str(verdict["note"]) for verdict in verdicts if verdict.get("note"))
     return "\n".join([*lines, *notes])
+
+
+def checked_text(document: Mapping[str, Any]) -> str:
+    """What a release's own files say of it, and where that is not so."""
+    lines = [f"{document['rows']} rows, {document['files']} files in {document['release']}: "]
+    lines[0] += f"{len(document['faults'])} faults" if document["faults"] else "every hash and every number is right"
+    lines[0] += ", the audit made again" if document["audited"] else ", no audit to compare"
+    return "\n".join([*lines, *(f"  {fault}" for fault in document["faults"])])

@@ -29,6 +29,9 @@ CAPTIONS = ("prompt", "caption", "text", "title", "description")
 """Columns of a release that hold the words an image came with, the first that is there."""
 
 EMBEDDING = "embedding"
+ROBUSTNESS = "robustness"
+"""The folder of a release whose rows are the test images once more, under conditions: no view of its own to be audited."""
+
 T = TypeVar("T")
 
 
@@ -94,7 +97,8 @@ def _near(path: Path) -> str:
 
 
 def _folder(path: Path, map: Map, pixels: bool) -> Target:
-    shards = sorted((path / "data").glob("*/*.parquet")) or sorted((path / "data").glob("*.parquet"))
+    views = (shard for shard in (path / "data").glob("*/*.parquet") if shard.parent.name != ROBUSTNESS)
+    shards = sorted(views) or sorted((path / "data").glob("*.parquet"))
     if shards:
         return _release(str(path), shards, map, pixels, path)
     if (path / "release").is_dir():
@@ -179,6 +183,11 @@ def _release(name: str, shards: list[Path], map: Map, pixels: bool, place: Path 
     for shard, view in zip(shards, views, strict=True):
         share = share_of(rows[view], pixels)
         _opened(shard, partial(_shard, path=shard, view=view, growing=growing, map=map, share=share, seen=seen))
+    if growing.withheld:
+        log.warning(
+            "%d of %d rows of %s hold no pixels, since they may not be passed on: they are left out here. To have them: "
+            "build-imaginet rebuild %s", growing.withheld, sum(rows.values()), name, shlex.quote(name),
+        )  # fmt: skip
     return growing.target(name, "release", (), _remake(place))
 
 
@@ -229,8 +238,8 @@ def _shard(
         row = 0
         for batch in file.iter_batches(batch_size=_BATCH, columns=["image"]):
             for image in batch.column(0):
-                one, told = rows[row], image.as_py()
-                told = told if isinstance(told, dict) else {"bytes": told}
+                one, held = rows[row], image.as_py()
+                told = held if isinstance(held, dict) else {"bytes": held}
                 place = told.get("path") or str(one.get("id") or f"{path.name}#{row}")
                 row += 1
                 origin = ORIGIN_WORDS.get(str(one["label"]).strip().lower())
@@ -238,8 +247,7 @@ def _shard(
                     what = f"its label is {one['label']!r}, neither real nor synthetic"
                     growing.refuse(place, Refusal("unknown-label", what))
                 elif told.get("bytes") is None:
-                    what = "the release holds no pixels of it: build-imaginet rebuild fetches them"
-                    growing.refuse(place, Refusal("withheld", what))
+                    growing.withheld += 1
                 else:
                     yield _row_of(one, origin, place, view, split, seen) | {"caption": one.get(caption or "")}, told["bytes"]
 
@@ -283,9 +291,10 @@ def _hub(name: str, map: Map, pixels: bool) -> Target:
         raise MissingExtra(f"the Hub data set {name}", "huggingface_hub", "hub") from error
     log.info("fetching %s from the Hub", name)
     found: list[Path] = []
+    aside = f"data/{ROBUSTNESS}/*"
     for patterns in (["data/**.parquet", "data/*.parquet"], ["*.parquet"]):  # elsewhere only where `data` holds none
         try:
-            folder = Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
+            folder = Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns, ignore_patterns=aside))
         except Exception as error:  # the client's errors share no base class
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UsageError(

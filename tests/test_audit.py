@@ -299,3 +299,64 @@ def test_the_corpus_leaks_as_two_plain_folders(shared: Path) -> None:
     assert result.unreadable == ()
     assert result.gate.value is not None
     assert result.gate.value > 0.9
+
+
+def _comment(mark: bool) -> dict[str, object]:
+    software = Image.Exif()
+    software[305] = "Adobe Photoshop"
+    return {"exif": software, "comment": b"ComfyUI" if mark else b"hello"}
+
+
+def _described(mark: bool) -> dict[str, object]:
+    exif = Image.Exif()
+    exif[270] = "made by AI" if mark else "a picture"
+    return {"exif": exif}
+
+
+def _source(mark: bool) -> dict[str, object]:
+    kind = "trainedAlgorithmicMedia" if mark else "digitalCapture"
+    packet = f'<rdf:Description xmp:CreatorTool="Adobe Photoshop" Iptc4xmpExt:DigitalSourceType="{kind}"/>'
+    return {"xmp": packet.encode()}
+
+
+def _profile(mark: bool) -> dict[str, object]:
+    return {"icc_profile": b"X" * 200 if mark else b"Y" * 200}
+
+
+@pytest.mark.parametrize(
+    ("said", "probe", "value"),
+    [
+        (_comment, "header comment", "ComfyUI"),
+        (_described, "exif ImageDescription", "made by AI"),
+        (_source, "xmp Iptc4xmpExt:DigitalSourceType", "trainedAlgorithmicMedia"),
+        (_profile, "icc_profile", None),
+    ],
+)
+def test_a_marker_inside_metadata_that_all_have_refuses(
+    said: Callable[[bool], dict[str, object]], probe: str, value: str | None, tmp_path: Path
+) -> None:
+    """All files have the same containers; of a hundred synthetic ones forty say something that no real one does."""
+    for name in ("real", "fake"):
+        (tmp_path / name).mkdir()
+        for i in range(100):
+            data = jpeg(f"{name} {i}", 32, 32, **said(name == "fake" and i < 40))
+            (tmp_path / name / f"{i}.jpg").write_bytes(data)
+    result = audit_folders(tmp_path / "real", tmp_path / "fake", permutations=19)
+    assert result.refused
+    leak = result.leaks[0]
+    assert (leak.probe, leak.synthetic if value else 40, leak.value) == (probe, 40, value or leak.value)
+    assert "pixels and nothing else" in leak.remedy
+
+
+def test_a_container_that_one_class_has_is_one_leak_whatever_it_holds(tmp_path: Path) -> None:
+    """Twenty keys came with it; twenty leaks would say no more."""
+    for name in ("real", "fake"):
+        (tmp_path / name).mkdir()
+        for i in range(40):
+            exif = Image.Exif()
+            for tag in range(40_000, 40_020):
+                exif[tag] = f"{tag} {i % 2}"
+            data = jpeg(f"{name} {i}", 32, 32, **({"exif": exif} if name == "real" else {}))
+            (tmp_path / name / f"{i}.jpg").write_bytes(data)
+    result = audit_folders(tmp_path / "real", tmp_path / "fake", permutations=19)
+    assert [leak.probe.partition(" ")[0] for leak in result.leaks].count("exif") == 1

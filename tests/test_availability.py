@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from inline import Inline, Interrupted
 from listed import Listed, cards
+from packing import tar
+from pictures import jpeg
 
 from imaginet_build import availability, engine, summaries
 from imaginet_build import collect as module
@@ -242,12 +244,43 @@ def test_a_quota_that_was_met_past_an_outage_is_not_exceeded_by_what_comes_back(
     done = run(place / "work", want)
     (total,) = done.availability
     assert (total.had, total.may_come_back, total.replaced) == (20, 0, total.failed)
+    lines, rejects = ledger(place / "work"), Store(place / "work").rejects()
+    down(monkeypatch, ())
+    again_done = again(place / "work", want)
+    assert (again_done.new, again_done.total, again_done.rejected) == (0, 20, done.rejected)
+    assert ledger(place / "work") == lines
+    assert Store(place / "work").rejects().equals(rejects)
+    more = again(place / "work", entry(39, count=40))
+    assert (more.total, more.availability[0].had) == (39, 39)
+    in_one_place(place / "work")
+
+
+def test_a_retry_takes_no_more_of_what_failed_than_the_quota_lacks_and_the_rest_stays_in_the_ledger(place: Path, monkeypatch):
+    down(monkeypatch, range(0, 40, 5), "http-503")
+    want = entry(36, count=40)
+    assert run(place / "work", want).rejected == {"http-503": 8}
     down(monkeypatch, ())
     done = again(place / "work", want)
-    assert (done.new, done.total, done.failed, done.rejected) == (0, 20, 0, {})
-    assert {line["asked"] for line in ledger(place / "work")} == {"asked"}
-    more = run(place / "work", entry(35, count=40))
-    assert (more.total, more.availability[0].had) == (35, 35)
+    (total,) = done.availability
+    assert (done.new, done.total, done.rejected) == (4, 36, {"http-503": 4})
+    assert (total.had, total.failed, total.given_up) == (36, 4, 0)
+    assert [line["reason"] for line in ledger(place / "work") if line["outcome"] == "failed"] == ["http-503"] * 4
+    in_one_place(place / "work")
+
+
+def test_what_several_strata_answer_for_is_asked_again_once_a_call(place: Path, monkeypatch) -> None:
+    def find(collector: Listed, want: Want) -> Iterator[Found | Refusal]:
+        if "whole.tar" not in want.have:
+            asked.append(want.stratum)
+            yield Refusal("missing", "it is not there", "whole.tar")
+        yield from FIND(collector, want)
+
+    asked: list[str | None] = []
+    monkeypatch.setattr(Listed, "find", find)
+    want = entry(None, {"s0": 9, "s1": 9}, count=12, strata=2)
+    run(place / "work", want)
+    again(place / "work", want)
+    assert asked == ["s0", "s0"]
 
 
 @pytest.mark.parametrize("quota", [None, 17])
@@ -267,8 +300,10 @@ def test_a_retry_that_is_killed_anywhere_goes_on(place: Path, monkeypatch: pytes
         in_one_place(place / "work")
     done = run(place / "work", want)
     assert done.total == (quota or 21)
-    assert set(done.rejected) <= {"dead-link", "http-410"}
-    assert all(line["reason"] != "unreachable" for line in ledger(place / "work"))
+    # What a full quota had no need of is still refused, and the ledger still says so.
+    assert set(done.rejected) <= {"dead-link", "http-410"} | ({"unreachable"} if quota else set())
+    reasons = Counter(line["reason"] for line in ledger(place / "work") if line["reason"])
+    assert reasons == done.rejected
 
 
 FORGET = Store.forget_rejects
@@ -296,3 +331,37 @@ def test_where_everything_is_asked_for_what_a_rule_refuses_was_not_asked(place: 
     (total,) = run(place / "wild", wild).availability
     assert total.asked == total.had + total.failed
     assert (total.given_up, total.refused) == (total.failed, 3)
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_limit_gives_nothing_up_that_the_recipe_did_not_ask_for(place: Path) -> None:
+    done = collect(Store(place / "all"), [entry(None, count=12, dead=(1, 2))], 3, ONE, trust=True, limit=500)
+    (total,) = done.availability
+    assert (total.asked, total.had, total.failed, total.given_up, total.later) == (12, 10, 2, 2, 0)
+    assert all(line["outcome"] != "given-up" for line in ledger(place / "all"))
+    done = collect(Store(place / "some"), [entry(10, count=12)], 3, ONE, trust=True, limit=4)
+    (total,) = done.availability
+    assert (total.asked, total.had, total.given_up, total.later) == (4, 4, 0, 6)
+    assert "6 left for later by --limit" in summaries.collected_text(done.to_json())
+    done = collect(Store(place / "few"), [entry(20, count=12)], 3, ONE, trust=True, limit=15)
+    assert [(t.asked, t.had, t.given_up, t.later) for t in done.availability] == [(20, 12, 8, 0)]
+    done = collect(Store(place / "even"), [entry(8, "even", count=12, strata=2)], 3, ONE, trust=True, limit=2)
+    assert [(t.asked, t.had, t.given_up, t.later) for t in done.availability] == [(1, 1, 0, 3)] * 2
+
+
+@pytest.mark.parametrize("strata", [None, "even"])
+def test_the_ledger_is_the_same_whatever_the_limits_were(place: Path, strata: str | None) -> None:
+    """An archive reads what the whole quota takes before its spares: a limit may not change which those are."""
+    files = {f"{n % 3}/{n:03}.jpg": b"broken" if n % 7 == 2 else jpeg(n, 12, 12) for n in range(60)}
+    tar(place / "set.tar", files)
+    options = {"root": str(place / "set.tar"), "origin": "real"} | ({"stratum": "/"} if strata else {})
+    want = Collect.model_validate(
+        {"source": "archive", "category": "photos", "count": 40, "strata": strata, "options": options}
+    )
+    collect(Store(place / "calm"), [want], 3, ONE)
+    for limit in (3, 17, 39, None):
+        collect(Store(place / "limited"), [want], 3, ONE, limit=limit)
+    assert timeless(ledger(place / "limited")) == timeless(ledger(place / "calm"))
+    assert Store(place / "limited").facts().equals(Store(place / "calm").facts())

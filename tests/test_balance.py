@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections import Counter
@@ -20,9 +21,10 @@ from imaginet_build import planfile
 from imaginet_build.balance import Balanced, balance, composition
 from imaginet_build.cells import Bucket, Cell
 from imaginet_build.errors import BuildError, UsageError
+from imaginet_build.pool import COLUMNS
 from imaginet_build.recipe import Balance, Equalize
 from imaginet_build.records import FACT_SCHEMA, random_of
-from imaginet_build.store import Store
+from imaginet_build.store import Store, StoreError
 
 LAW = Equalize(side=(64, 128), step=32)
 
@@ -531,6 +533,10 @@ def test_a_screen_that_leaves_nothing_says_what_it_left_out(tmp_path: Path, per_
         ({"height": -3}, "height is -3"),
         ({"nbytes": 0}, "nbytes is 0"),
         ({"sha256": ""}, "sha256 is missing"),
+        ({"sha256": "zz"}, "sha256 is zz"),
+        ({"width": 10**9}, "width is 1000000000"),
+        ({"origin": "alien"}, "origin is alien"),
+        ({"category": ""}, "category is missing"),
     ],
 )
 def test_facts_that_no_image_can_have_are_refused_by_name(tmp_path: Path, fault: dict[str, object], said: str) -> None:
@@ -540,13 +546,27 @@ def test_facts_that_no_image_can_have_are_refused_by_name(tmp_path: Path, fault:
         planned(tmp_path, rows)
 
 
-def test_a_part_without_hashes_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [field.name for field in FACT_SCHEMA if not field.nullable and field.name in COLUMNS])
+def test_a_part_that_lacks_a_fact_is_refused_by_name(tmp_path: Path, name: str) -> None:
     store = Store(tmp_path)
     path = store.write_part("collect", "one", mixed(5, 5), [b""] * 10)
     table = pq.read_table(path)
-    at = table.schema.get_field_index("phash")
-    pq.write_table(table.set_column(at, "phash", pa.array([None] * 10, pa.uint64())), path)
-    with pytest.raises(UsageError, match="image 00000000 are impossible: its phash is missing \\(and 9 images more\\); remove"):
+    at = table.schema.get_field_index(name)
+    nothing = pa.nulls(10, table.schema.field(name).type)
+    pq.write_table(table.set_column(at, pa.field(name, nothing.type), nothing), path)
+    whose = "None" if name == "id" else "00000000"
+    said = f"image {whose} are impossible: its {name} is missing (and 9 images more); remove {path} and run"
+    with pytest.raises(StoreError, match=re.escape(said)):
+        balance(store, Balance(), LAW, 0)
+
+
+def test_a_part_whose_facts_are_of_another_kind_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = store.write_part("collect", "one", mixed(5, 5), [b""] * 10)
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("width")
+    pq.write_table(table.set_column(at, "width", pa.array(["wide"] * 10)), path)
+    with pytest.raises(StoreError, match=re.escape(f"{path} holds facts of another kind")):
         balance(store, Balance(), LAW, 0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import re
 import struct
@@ -24,7 +25,7 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from imaginet_build import collect as module
-from imaginet_build import engine, images, intake, jpegfile, regions, watermark
+from imaginet_build import engine, images, intake, jpegfile, regions, summaries, watermark
 from imaginet_build.collect import Collected, collect, folders
 from imaginet_build.collectors.folder import Folder
 from imaginet_build.engine import Pool
@@ -374,8 +375,25 @@ def test_every_answer_that_breaks_the_protocol_is_a_reject_and_the_rest_goes_on(
 def test_a_collector_that_raises_half_way_ends_alone(wild, caplog):
     broken = Collect(source="wild", category="photos", options={"raises": 3})
     done = answers(wild, broken, Collect(source="listed", category="photos", count=4, options={"count": 9}))
-    assert (done.total, done.broken, done.failed) == (7, {"wild": "the wire was cut"}, 1)
-    assert "wild: the wire was cut. What was finished is kept" in caplog.text
+    assert (done.total, done.broken, done.failed) == (7, {"wild": CUT}, 1)
+    assert f"wild: {CUT}" in caplog.text
+
+
+CUT = "the wire was cut. What was finished is kept; the same command goes on from there"
+
+
+def test_a_fault_that_will_come_again_is_not_said_to_go_on(wild, monkeypatch):
+    def failing(self, wanted):
+        yield from itertools.islice(find(self, wanted), 2)
+        raise KeyError("url")
+
+    find = Listed.find
+    monkeypatch.setattr(Listed, "find", failing)
+    done = answers(wild, Collect(source="listed", category="photos", options={"count": 9}))
+    (why,) = done.broken.values()
+    assert (done.total, why.partition(". ")[0]) == (2, "its collector failed with KeyError: 'url'")
+    assert "will probably fail there again" in why
+    assert "goes on from there" not in why + summaries.collected_text(done.to_json())
 
 
 def test_a_collector_that_raises_at_once_loses_only_its_own(wild):
@@ -384,7 +402,7 @@ def test_a_collector_that_raises_at_once_loses_only_its_own(wild):
         Collect(source="wild", category="photos", count=3, options={"raises": 0}),
         Collect(source="listed", category="photos", count=4, options={"count": 9}),
     )
-    assert (done.total, done.broken) == (4, {"wild": "the wire was cut"})
+    assert (done.total, done.broken) == (4, {"wild": CUT})
     assert [(a.source, a.asked, a.had, a.given_up) for a in done.availability] == [("wild", 3, 0, 3), ("listed", 4, 4, 0)]
 
 
@@ -403,7 +421,7 @@ def test_a_stream_that_breaks_goes_on_where_it_was(wild, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Listed, "find", breaking)
         for _ in range(2):
-            assert answers(wild, want).broken == {"listed": "peer reset"}
+            assert answers(wild, want).broken["listed"].startswith("peer reset. What was finished")
     mended = answers(wild, want)
     assert (mended.total, mended.broken, mended.rejected) == (12, {}, whole.rejected)
     assert Store(wild).facts().equals(Store(wild.with_name("whole")).facts())

@@ -171,3 +171,15 @@ def test_a_content_type_with_few_groups_is_not_planted_in() -> None:
     cases, few = two_types(1200)[0], np.arange(1200) < 48
     tested = self_test(probes_of(facts(1200, 2)), cases, {"few": few})
     assert (tested.caught, tested.scope) == (True, None)
+
+
+def test_large_groups_of_unequal_size_mark_nothing() -> None:
+    """Groups of 64 and of 400 rows, and any sizes from 40 to 500: the larger meet every rare value more often."""
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        natural = np.r_[random.integers(40, 120, 60), random.integers(200, 500, 60)]
+        for size in (np.repeat([64, 400], 40), natural):
+            groups = np.repeat(np.arange(len(size)), size)
+            cases = cases_of((groups >= len(size) // 2).astype(int), groups)
+            rare = (random.random(len(groups)) < 0.01).astype(np.int64)
+            assert markers([Probe("extension", rare, False, rare, ("jpg", "png"))], cases) == []

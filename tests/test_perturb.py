@@ -36,7 +36,8 @@ def test_the_same_id_gives_the_same_pixels(name: str) -> None:
     result = perturb.perturb(image, name, "a")
     assert result.mode == "RGB"
     if name in perturb.CONDITIONS:
-        assert result.size == (256, 256)
+        side = int(name.removeprefix("crop-to-")) if name.startswith("crop-to-") else 256
+        assert result.size == (side, side)
 
 
 def test_order_and_process_do_not_matter() -> None:
@@ -51,7 +52,7 @@ def test_order_and_process_do_not_matter() -> None:
     assert other.strip() == str([here[n, i] for n in names[::-1] for i in ("b", "a")])
 
 
-@pytest.mark.parametrize("name", ["social", "grain", "crop-90"])
+@pytest.mark.parametrize("name", ["social", "social-3", "noise-8", "crop-to-128", "grain", "crop-90"])
 def test_another_id_gives_other_pixels(name: str) -> None:
     assert len({digest(name, str(i)) for i in range(6)}) == 6
 
@@ -75,6 +76,117 @@ def test_the_social_chain_compresses_three_in_four() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8))
     same = sum(np.array_equal(np.asarray(perturb.perturb(noise, "social", str(i))), np.asarray(noise)) for i in range(120))
     assert 15 <= same <= 45
+
+
+@pytest.mark.parametrize("name", perturb.CONDITIONS)
+def test_the_file_holds_the_pixels_and_is_what_the_condition_ends_with(name: str) -> None:
+    image = picture()
+    file = perturb.perturbed_file(image, name, "a")
+    facts = images.measure(file)
+    assert np.array_equal(np.asarray(images.decode(file)), np.asarray(perturb.perturb(image, name, "a")))
+    assert facts.metadata == ()
+    kind, _, amount = name.partition("-")
+    if kind == "jpeg":
+        assert (facts.codec, facts.quality, facts.subsampling) == ("jpeg", int(amount), "4:2:0")
+    elif kind == "webp":
+        assert file == images.encode(perturb.centre(image), "webp", int(amount))
+    elif kind != "social":
+        assert facts.codec == "png"
+
+
+def test_a_social_network_draws_what_the_paper_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Side 256 to the short side or 1000, JPEG or WebP three times in four at quality 60 to 100; each further pass one more."""
+    image = picture(1400, 1100)
+    sides: list[int] = []
+    resized = perturb._resized
+    monkeypatch.setattr(perturb, "_resized", lambda im, w, h: sides.append(im.width) or resized(im.resize((9, 9)), w, h))
+    found = [images.measure(perturb.perturbed_file(image, "social", str(i))) for i in range(160)]
+    assert (min(sides), max(sides)) == (pytest.approx(256, abs=25), pytest.approx(1000, abs=25))
+    assert np.mean(sides) == pytest.approx(628, abs=50)
+    codecs = [facts.codec for facts in found]
+    assert codecs.count("png") == pytest.approx(40, abs=16)
+    assert codecs.count("jpeg") == pytest.approx(codecs.count("webp"), abs=28)
+    qualities = [facts.quality for facts in found if facts.quality is not None]
+    assert (min(qualities), max(qualities)) == (pytest.approx(61, abs=2), pytest.approx(99, abs=2))
+    sides.clear()
+    perturb.perturbed_file(image, "social", "a", most=300)
+    assert 256 <= sides[0] <= 300
+
+
+def test_every_further_pass_compresses_once_more_and_never_enlarges(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    encode = perturb.encode
+    monkeypatch.setattr(perturb, "encode", lambda im, *how: seen.append(im.width) or encode(im, *how))
+    for name, passes in (("social", 1), ("social-2", 2), ("social-3", 3)):
+        for i in range(5):
+            seen.clear()
+            last = images.measure(perturb.perturbed_file(picture(700, 600), name, str(i))).codec
+            assert len(seen) == passes - (last == "png")
+            assert seen == sorted(seen, reverse=True)
+            assert all(256 <= side <= 600 for side in seen)
+
+
+def spectrum(image: Image.Image) -> np.ndarray:
+    """Power by frequency in cycles per pixel, 0 to 0.5, of the green channel: 128 bins."""
+    pixels = np.asarray(image, dtype=float)[:, :, 1]
+    power = np.abs(np.fft.fft2(pixels - pixels.mean())) ** 2
+    radius = np.hypot(*np.meshgrid(np.fft.fftfreq(pixels.shape[1]), np.fft.fftfreq(pixels.shape[0])))
+    place = np.minimum((radius * 256).astype(int), 128)
+    return (np.bincount(place.ravel(), power.ravel(), 129) / np.bincount(place.ravel(), minlength=129))[:128]
+
+
+@pytest.mark.parametrize("sigma", ["1", "1.5", "2", "3"])
+def test_blur_has_the_sigma_it_says(sigma: str) -> None:
+    """White noise keeps exp(-(2 pi sigma f)^2) of its power at the frequency f."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8))
+    before, after = (spectrum(perturb.perturb(noise, name, "a")) for name in ("centre", f"blur-{sigma}"))
+    low = slice(2, int(256 * 0.2 / float(sigma)))
+    frequency = (np.arange(128)[low] + 0.5) / 256
+    slope = np.polyfit(frequency**2, np.log(after[low] / before[low]), 1)[0]
+    assert np.sqrt(-slope) / (2 * np.pi) == pytest.approx(float(sigma), rel=0.08)
+
+
+def test_a_slight_blur_is_weaker_than_the_next() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8))
+    left = [np.asarray(perturb.perturb(noise, name, "a")).std() for name in ("centre", "blur-0.5", "blur-1")]
+    assert left[0] > 1.1 * left[1] > 1.3 * left[2]
+
+
+@pytest.mark.parametrize("levels", [2, 4, 8, 16])
+def test_noise_has_the_deviation_it_says(levels: int) -> None:
+    grey = Image.new("RGB", (256, 256), (128, 128, 128))
+    added = np.asarray(perturb.perturb(grey, f"noise-{levels}", "a"), dtype=float) - 128
+    assert added.std() == pytest.approx(np.hypot(levels, 1 / np.sqrt(12)), rel=0.02)
+    assert abs(added.mean()) < 0.05 * levels
+
+
+@pytest.mark.parametrize("i", range(2, 13))
+def test_the_resize_sweep_reduces_by_the_factor_it_says(i: int) -> None:
+    """A wave of 48 pixels comes out 48 x i / 12 pixels long."""
+    columns = np.arange(1600)
+    wave = np.broadcast_to(
+        np.rint(127.5 + 100 * np.sin(2 * np.pi * columns / 48)).astype(np.uint8)[None, :, None], (1600, 1600, 3)
+    )
+    line = np.asarray(perturb.perturb(Image.fromarray(np.ascontiguousarray(wave)), f"resize-12-{i}", "a"), dtype=float)[
+        128, :, 0
+    ]
+    power = np.abs(np.fft.rfft((line - line.mean()) * np.hanning(256), 8192))
+    assert 8192 / int(power.argmax()) == pytest.approx(48 * i / 12, rel=0.03)
+
+
+@pytest.mark.parametrize("side", [96, 128, 160, 192, 224])
+def test_crops_are_pieces_of_the_centre_at_their_own_size(side: int) -> None:
+    image = picture()
+    middle = np.asarray(perturb.centre(image))
+    starts = set()
+    for name in "abcdef":
+        piece = np.asarray(perturb.perturb(image, f"crop-to-{side}", name))
+        windows = np.lib.stride_tricks.sliding_window_view(middle[:, :, 0], (4, 4))
+        places = np.argwhere((windows == piece[:4, :4, 0]).all((2, 3)))
+        hits = [p for p in places.tolist() if np.array_equal(middle[p[0] : p[0] + side, p[1] : p[1] + side], piece)]
+        assert hits
+        starts.add(tuple(hits[0]))
+    assert len(starts) > 2
 
 
 def test_small_images_are_padded_by_reflection() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from command import run
@@ -13,6 +15,7 @@ from command import run
 from imaginet_build import plandiff, planfile
 from imaginet_build.errors import UsageError
 from imaginet_build.records import PLAN_SCHEMA
+from imaginet_build.store import Store
 
 
 def plan(path: Path, rows: list[dict[str, object]], **made_from: object) -> Path:
@@ -97,3 +100,21 @@ def test_the_command_compares_with_what_was_before(quickstart: Path, tmp_path: P
     same = json.loads(run("balance", "--work", work, "--diff", work, "--json", cwd=tmp_path).stdout)
     assert (same["same"], same["facts"], same["cells"]) == (True, "same", [])
     assert "the same plan" in run("balance", "--work", work, "--diff", work / "release", cwd=tmp_path).stdout
+
+
+def test_a_comparison_takes_the_options_of_the_plan_it_compares(quickstart: Path, tmp_path: Path) -> None:
+    before, work = quickstart / "work/quickstart/plan.parquet", tmp_path / "work"
+    shutil.copytree(quickstart / "work/quickstart/parts", work / "parts")
+    shutil.copy(quickstart / "work/quickstart/recipe.toml", work)
+    compared = ("balance", "--work", work, "--diff", before)
+    assert "--reject-contaminated needs something to compare with" in run(*compared, "--reject-contaminated", cwd=tmp_path).stderr
+    (tmp_path / "known").mkdir()
+    kept = plandiff.read(before).table
+    name = kept.filter(pc.equal(kept["origin"], "real"))["id"][0].as_py()
+    ((_, data),) = Store(work).images([name])
+    (tmp_path / "known" / "one.jpg").write_bytes(data)
+    run("sketch", tmp_path / "known", "--out", tmp_path / "known.sketch", "--name", "known", cwd=tmp_path)
+    done = run(*compared, "--sketch", tmp_path / "known.sketch", "--reject-contaminated", "--verify", "--json", cwd=tmp_path)
+    assert "images are those of their bytes" in done.stderr
+    assert json.loads(done.stdout)["removed"] > 0
+    assert name not in plandiff.read(work).table["id"].to_pylist()

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from imaginet_build.facts import FACTS
-from imaginet_build.probes import BYTES_PER_PIXEL, MAX_CODES, Probe, matrix, probes_of, remedy
+from imaginet_build.probes import BYTES_PER_PIXEL, MAX_CODES, Probe, extension_case, matrix, probes_of, remedy, words_of
 
 
 def row(**given: object) -> dict[str, object]:
@@ -106,3 +106,21 @@ def test_codes_do_not_depend_on_the_order_of_rows() -> None:
 def test_every_remedy_ends_in_a_command(view: str | None) -> None:
     for name in [*probes(row()), "all", "extension+content_type"]:
         assert remedy(name, view, "build-imaginet balance").endswith(": build-imaginet balance")
+
+
+def test_every_key_of_the_metadata_is_a_probe_of_its_values() -> None:
+    said = [f"exif Date={i}\nexif Make={'ab'[i % 2]}\nexif Maker={'xy'[i % 2]}\nheader v=1" for i in range(20)]
+    said += [None] * 10 + ["header rare=1\nheader v=1"] * 4
+    table = pa.table({"words": pa.array(said, pa.string()), "path": [f"{i}.jpg" for i in range(34)]})
+    found = {probe.name: [probe.names[v] for v in probe.values.tolist()] for probe in words_of(table)}
+    assert found == {
+        "exif Date": ["another"] * 20 + ["absent"] * 14,
+        "exif Make": ["a", "b"] * 10 + ["absent"] * 14,
+        "header v": ["1"] * 20 + ["absent"] * 10 + ["1"] * 4,
+    }
+    assert words_of(table.slice(20, 10)) == []
+
+
+def test_the_case_of_an_extension_is_a_probe() -> None:
+    probe = extension_case(pa.table({"path": ["a/B.C/d.jpg", "a.JPG", "b.Jpeg", "noname", "X.y/Z"]}))
+    assert [probe.names[v] for v in probe.values.tolist()] == ["lower", "upper", "upper", "lower", "lower"]

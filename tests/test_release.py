@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from imaginet_build import release
 from imaginet_build.errors import UsageError
 from imaginet_build.records import SPLITS
-from imaginet_build.releasewriter import GROUP_BYTES, GROUP_ROWS, ShardWriter, Spill
+from imaginet_build.shardwriter import GROUP_BYTES, GROUP_ROWS, ShardWriter
+from imaginet_build.spill import Spill
 
 NAMES = release.Names.of(["photos", "faces", "photos"], [None, "gan"], [None, "tiny-gan", "a-gan"])
 
 
 def row(i: int, data: bytes = b"pixels") -> dict[str, Any]:
-    strings = dict.fromkeys(("pair_id", "source", "source_key", "prompt", "seed"))
+    strings = dict.fromkeys(("pair_id", "source", "source_key", "prompt", "seed", "fetch"))
     numbers = {"label": 1, "content_type": 0, "family": 1, "generator": 2, "width": 64, "height": 48}
     hashes = {"sha256": "a" * 64, "source_sha256": "b" * 64, "phash": "0" * 16}
     return {"id": f"{i:032x}", "group": "g", "licence": "MIT", "image": (data, f"{i:032x}.jpg")} | strings | numbers | hashes
@@ -71,7 +72,7 @@ def test_the_name_of_a_shard_says_which_of_how_many() -> None:
 def test_row_groups_hold_few_rows_and_few_bytes(tmp_path: Path) -> None:
     assert (25 <= GROUP_ROWS <= 100, GROUP_BYTES) == (True, 50_000_000)
     metadata = shard(tmp_path / "a.parquet", [row(i) for i in range(120)])
-    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [50, 50, 20]
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [50, 70]
     metadata = shard(tmp_path / "b.parquet", [row(i, bytes(400)) for i in range(5)], group_bytes=900)
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [2, 2, 1]
 

@@ -29,7 +29,13 @@ def exif(**tags: str) -> bytes:
 
 
 def tags(data: bytes) -> dict[str, str]:
-    return tags_of(data, images.measure(data).metadata)
+    return {name: text for name, text in tags_of(data, images.measure(data).metadata).items() if name != "words"}
+
+
+def words(data: bytes) -> dict[str, str]:
+    """Every key of the metadata with its value."""
+    lines = tags_of(data, images.measure(data).metadata).get("words", "").splitlines()
+    return dict(line.partition("=")[::2] for line in lines)
 
 
 @pytest.mark.parametrize("codec", ["JPEG", "WEBP", "PNG"])
@@ -49,9 +55,60 @@ def test_profile_comment_and_xmp() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     found = tags(saved("JPEG", icc_profile=profile, comment=b"CREATOR: gd-jpeg v1.0"))
     assert found["software"] == "CREATOR: gd-jpeg v1.0"
-    assert "sRGB" in found["icc_profile"]
+    assert found["icc_profile"].startswith("sRGB")
+    assert found["icc_profile"] != tags(saved("JPEG", icc_profile=profile + b"\0"))["icc_profile"]
     xmp = b'<x:xmpmeta><rdf:Description xmp:CreatorTool="Midjourney"/></x:xmpmeta>'
     assert tags(saved("JPEG", xmp=xmp))["software"] == "Midjourney"
+
+
+def description(codec: str, text: str) -> bytes:
+    held = Image.Exif()
+    held[270] = text
+    held.get_ifd(0x8825)[1] = "N"
+    return saved(codec, exif=held.tobytes())
+
+
+def xmp(body: str) -> bytes:
+    packet = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description xmp:CreatorTool="Adobe Photoshop" {body}</x:xmpmeta>'
+    return saved("JPEG", xmp=packet.encode())
+
+
+@pytest.mark.parametrize("codec", ["JPEG", "WEBP", "PNG", "TIFF"])
+def test_every_exif_tag_is_a_word_coordinates_too(codec: str) -> None:
+    found = words(description(codec, "made by AI"))
+    assert (found["exif ImageDescription"], found["gps GPSLatitudeRef"]) == ("made by AI", "N")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'Iptc4xmpExt:DigitalSourceType="trainedAlgorithmicMedia"/>',
+        "><Iptc4xmpExt:DigitalSourceType>trainedAlgorithmicMedia</Iptc4xmpExt:DigitalSourceType></rdf:Description>",
+        f"a:filler=\"{'x' * 65_000}\" /><b:c Iptc4xmpExt:DigitalSourceType='trainedAlgorithmicMedia'/>",
+    ],
+    ids=["attribute", "element", "far back"],
+)
+def test_every_field_of_xmp_is_a_word(body: str) -> None:
+    assert words(xmp(body))["xmp Iptc4xmpExt:DigitalSourceType"] == "trainedAlgorithmicMedia"
+
+
+def test_a_comment_is_heard_behind_other_software() -> None:
+    found = words(saved("JPEG", exif=exif(software="Adobe Photoshop"), comment=b"ComfyUI", dpi=(300, 300)))
+    assert (found["exif Software"], found["header comment"], found["header dpi"]) == (
+        "Adobe Photoshop", "ComfyUI", "(300, 300)",
+    )  # fmt: skip
+
+
+def test_text_chunks_speak_with_their_values() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Description", "stable diffusion")
+    assert words(saved("PNG", pnginfo=info)) == {"header Description": "stable diffusion"}
+
+
+@pytest.mark.parametrize("codec", ["JPEG", "PNG"])
+def test_bytes_behind_the_image_are_a_word(codec: str) -> None:
+    assert "end" not in words(saved(codec))
+    assert words(saved(codec) + b"\0MARK")["end"] == "bytes follow"
 
 
 def test_a_bare_file_says_nothing() -> None:

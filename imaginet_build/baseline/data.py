@@ -68,16 +68,24 @@ def splits(folder: Path, view: str = "equalized") -> dict[str, Rows]:
     found = release.shards(folder, view)
     if not found:
         raise UsageError(f"{folder} holds no data/{view}/*.parquet; make a release first: build-imaginet publish")
-    table = release.rows(folder, view).select(
-        ["id", "label", "content_type", "family", "generator", "group", "width", "height", "split"]
-    )
+    table = release.rows(folder, view)
+    wanted = ["id", "label", "content_type", "family", "generator", "group", "width", "height", "split", "fetch"]
+    table = table.select([name for name in wanted if name in table.column_names])
     columns = {name: np.asarray(table[name].to_pylist(), dtype=object) for name in table.column_names}
-    result, start = {}, 0
+    result, start, without = {}, 0, 0
     for split, paths in found.items():
-        places = [(p, g, i) for p in paths for g, n in enumerate(_row_groups(p)) for i in range(n)]
+        places = places_of(paths)
         part = {name: values[start : start + len(places)] for name, values in columns.items()}
         start += len(places)
         order = np.argsort(part["id"].astype(str), kind="stable")
+        if "fetch" in part:
+            order, classes = order[part["fetch"][order] == None], set(part["label"])  # noqa: E711 - of an array
+            without += len(places) - len(order)
+            if set(part["label"][order]) != classes:
+                raise UsageError(
+                    f"the split '{split}' of {folder} holds pixels of one class alone: others may not be passed on. Restore "
+                    f"them, then use that: build-imaginet rebuild {folder}"
+                )
         part = {name: values[order] for name, values in part.items()}
         result[split] = Rows(
             title=f"{folder.name}:{split}",
@@ -88,9 +96,19 @@ def splits(folder: Path, view: str = "equalized") -> dict[str, Rows]:
             generator=tuple(part["generator"]),
             group=tuple(g or i for g, i in zip(part["group"], part["id"], strict=True)),
             size=np.stack([part["width"], part["height"]], 1).astype(np.int64),
-            read=functools.partial(_from_parquet, [places[i] for i in order]),
+            read=functools.partial(from_parquet, [places[i] for i in order]),
         )
+    if without:
+        log.warning(
+            "%d rows of %s hold no pixels, since they may not be passed on: they are left out, and the classes are no longer "
+            "equal. To have them: build-imaginet rebuild %s", without, folder, folder,
+        )  # fmt: skip
     return result
+
+
+def places_of(paths: Sequence[Path]) -> list[tuple[Path, int, int]]:
+    """Where every row of some shards lies: file, row group, row in that."""
+    return [(p, g, i) for p in paths for g, n in enumerate(_row_groups(p)) for i in range(n)]
 
 
 def _row_groups(path: Path) -> list[int]:
@@ -98,7 +116,8 @@ def _row_groups(path: Path) -> list[int]:
     return [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
 
 
-def _from_parquet(places: Sequence[tuple[Path, int, int]], row: int) -> bytes:
+def from_parquet(places: Sequence[tuple[Path, int, int]], row: int) -> bytes:
+    """The image bytes of row `row` of `places`. Raises `BuildError` where it carries none."""
     path, group, index = places[row]
     data = _image_column(path, group)[index]
     if not data:
@@ -110,7 +129,7 @@ def _from_parquet(places: Sequence[tuple[Path, int, int]], row: int) -> bytes:
 def _image_column(path: Path, group: int) -> list[bytes | None]:
     with pq.ParquetFile(path, memory_map=True) as file:
         column = file.read_row_group(group, columns=["image.bytes"])["image"]
-    return [cell["bytes"] for cell in column.to_pylist()]
+    return [cell and cell["bytes"] for cell in column.to_pylist()]
 
 
 def folders(real: Path, fake: Path) -> Rows:

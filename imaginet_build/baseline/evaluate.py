@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from imaginet_build import bias, catalog, crossfit
-from imaginet_build.baseline import metrics
+from imaginet_build.baseline import metrics, robust
 from imaginet_build.baseline.data import Rows, folders, splits
 from imaginet_build.baseline.metrics import Figures, Floats
 from imaginet_build.detectors.checkpoint import read_config
@@ -108,6 +108,12 @@ def evaluate(
         **_smoothed(test, items, judges),
         "bias": _one_sided(test, items, judges),
     }
+
+    def score(rows: Rows) -> Floats:
+        return np.stack([j.p(_score(j.detector, _items(rows, range(len(rows))))) for j in judges])
+
+    if isinstance(on, Path) and (sweeps := robust.judged(on, score, max(1, bootstrap // 4))):
+        document["robustness"] = sweeps
     if unreadable:
         document["unreadable"] = unreadable
     return Evaluation(document, _write(out, document, test, items, judges, scores), unreadable)
@@ -338,6 +344,7 @@ def _lines(document: dict[str, Any]) -> list[dict[str, Any]]:
     tracks = document["tracks"]
     parts = [("origin", "all", tracks["origin"]), *(("generator", k, v) for k, v in tracks["generator"].items())]
     parts += [(key, name, v) for key in ("by_generator", "by_content_type", "controls") for name, v in document[key].items()]
+    parts += [("robustness", name, v) for name, v in document.get("robustness", {}).get("conditions", {}).items()]
     return [
         {
             "part": part,

@@ -145,16 +145,22 @@ def balance(
     sketch: SketchOption = None,
     reject: Annotated[bool, typer.Option("--reject-contaminated", help="Leave out what a sketch holds too.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Measure every image again: do its facts say the truth?")] = False,
+    grow: Annotated[
+        Path | None, typer.Option("--from", metavar="PREVIOUS", help="A release whose images, splits and crops stay.")
+    ] = None,
     diff: Annotated[
         Path | None, typer.Option("--diff", metavar="OTHER", help="Compare with another plan.parquet, work folder or release.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Decide which images stay: no twin, cells of equal size, groups whole, one law for both classes."""
-    from imaginet_build import stages, summaries
+    from imaginet_build import plandiff, stages, summaries
 
-    if diff is not None:
-        difference = stages.plan_difference(open_session(recipe, work, sets), diff).to_json()
+    session = open_session(recipe, work, sets)
+    # Read first, so that a work folder can be compared with what it held before.
+    other = plandiff.read(diff) if diff is not None else None
+    done = stages.balance(session, sketch or (), reject, verify, grow)
+    if other is not None:
+        difference = plandiff.compare(plandiff.read(session.store.plan_path), other).to_json()
         return say(difference, summaries.plan_difference_text(difference), as_json)
-    done = stages.balance(open_session(recipe, work, sets), sketch or (), reject, verify)
     say(done.to_json(), summaries.balance_text(done.to_json()), as_json)

@@ -1,4 +1,4 @@
-"""Commands that show: report, sketch, doctor."""
+"""Commands that look at what is there: report, rebuild, sketch, doctor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from imaginet_build.cli.options import JsonOption, RecipeOption, WorkOption, open_session, say
+from imaginet_build.cli.options import JsonOption, RecipeOption, TrustOption, WorkOption, open_session, say
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -19,6 +19,30 @@ def report(recipe: RecipeOption = None, work: WorkOption = None, as_json: JsonOp
 
     path = stages.report(open_session(recipe, work, None))
     say({"report": str(path)}, str(path), as_json)
+
+
+@app.command()
+def rebuild(
+    release: Annotated[Path, typer.Argument(help="The folder of a release.")],
+    out: Annotated[Path | None, typer.Option(help="Where the whole release is written (default: RELEASE-complete).")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Prove every hash: of files, of rows, of the whole.")] = False,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="Where a card's images lie: a folder, an archive, a work folder; repeatable."),
+    ] = None,
+    as_json: JsonOption = False,
+    trust: TrustOption = False,
+) -> None:
+    """Restore the pixels that a release may not hold, from where they came, and prove that they are the same.
+
+    What was found is kept: the same command goes on from there. Exit code 1: something could not be had, or is wrong.
+    """
+    from imaginet_build import rebuilding, stages
+
+    several = stages.several(open_session(None, None, None, trust))
+    done = rebuilding.rebuild(release, out, verify=verify, given=source or (), trust=trust, map=several)
+    say(done.to_json(), rebuilding.rebuilt_text(done.to_json()), as_json)
+    raise typer.Exit(int(done.failed))
 
 
 @app.command()
@@ -35,6 +59,19 @@ def sketch(
     done = stages.sketch(target, out, name, edition, open_session(None, None, None))
     say(done.to_json(), summaries.sketch_text(done.to_json()), as_json)
     raise typer.Exit(int(bool(done.unreadable)))
+
+
+@app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="A", help="A release folder: the earlier one.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="A release folder: the later one.")],
+    as_json: JsonOption = False,
+) -> None:
+    """What release B holds otherwise than release A: rows by cell, splits, class names, the gate, and the bytes of both."""
+    from imaginet_build import releasediff
+
+    done = releasediff.compare(before, after)
+    say(done.to_json(), releasediff.text(done), as_json)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -44,18 +44,57 @@ def audit(
 
 @app.command()
 def publish(
-    out: Annotated[Path | None, typer.Option(help="The release folder (default: <work>/release).")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="A folder, or an address such as s3://bucket/name (default: <work>/release).")
+    ] = None,
+    repo: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Push to this data set of the Hub.")] = None,
+    push: Annotated[bool, typer.Option("--push", help="Push to the data set that the recipe names.")] = False,
+    public: Annotated[
+        bool | None, typer.Option("--public/--private", help="Who sees it there (a new data set is private).")
+    ] = None,
+    tag: Annotated[str | None, typer.Option(help="The name of the version there, given once it was read back.")] = None,
+    revision: Annotated[str, typer.Option(help="The branch there.")] = "main",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what somebody else put there.")] = False,
+    only: Annotated[
+        Literal["redistributable", "commercial"] | None,
+        typer.Option(help="Hold nothing but what may be passed on, or what may be used commercially as well."),
+    ] = None,
+    withhold: Annotated[
+        Literal["nothing", "forbidden", "unknown"] | None,
+        typer.Option(
+            help="Whose pixels stay here (default: nobody's in <work>, the forbidden elsewhere, unknown with --public)."
+        ),
+    ] = None,
+    grow: Annotated[
+        Path | None, typer.Option("--from", metavar="PREVIOUS", help="Grow from this release: its rows and files stay.")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="Of the release (default: 1.0.0; with --from the next one).")] = None,
     force: Annotated[bool, typer.Option(help="Publish although the gate refuses; the card says so.")] = False,
+    check: Annotated[
+        Path | None, typer.Option("--check", metavar="DIR", help="Write nothing: prove the release that lies in DIR.")
+    ] = None,
     recipe: RecipeOption = None,
     work: WorkOption = None,
     sets: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the release: Parquet, card and manifest, audited before it counts."""
-    from imaginet_build import stages, summaries
+    """Write the release: Parquet, card and manifest, audited before it counts; with --repo, push it and read it back.
 
+    The Hub's token is the one of hf auth login, or HF_TOKEN. A push that was interrupted goes on with the same command.
+    """
+    from imaginet_build import delivery, stages, summaries
+    from imaginet_build.clearance import Asked
+
+    if check is not None:
+        if out is not None or repo is not None:
+            raise UsageError("--check writes nothing: leave out --out and --repo")
+        document = stages.check(open_session(None, work, sets), check)
+        say(document, summaries.checked_text(document), as_json)
+        raise typer.Exit(int(bool(document["faults"])))
     session = open_session(recipe, work, sets)
-    published, said = stages.publish(session, out, force=force)
-    document = stages.published_json(published, said)
+    private = None if public is None else not public
+    where = delivery.Where(out, delivery.named(session.recipe, repo, push), private, tag, revision, overwrite)
+    asked = Asked(only, withhold, public is True)
+    document, said = delivery.publish(session, where, force=force, asked=asked, grow=grow, version=version)
     say(document, summaries.published_text(document), as_json)
     raise typer.Exit(GateRefused.exit_code if said["gate"]["verdict"] == "refused" and not force else 0)

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from tempfile import SpooledTemporaryFile, gettempdir
-from typing import IO, Any, ClassVar, cast
+from typing import IO, Any, BinaryIO, ClassVar, cast
 
 from imaginet_build.collectors.columns import LABEL_WORDS, Columns
 from imaginet_build.collectors.inflate import Inflated, compression
-from imaginet_build.collectors.members import Broken, BrokeOff, Reader, Seen
+from imaginet_build.collectors.members import Broken, BrokeOff, Reader, Seen, must_end, printable
 from imaginet_build.collectors.parquets import Parquet
 from imaginet_build.collectors.places import Places, Volume
 from imaginet_build.collectors.samples import samples
@@ -224,7 +224,7 @@ class Archive:
 
         Images that are not of the category or stratum asked for are left out.
         """
-        seen, position = Seen(), 0
+        seen, position, again = Seen(), 0, 0
         others: Counter[str] = Counter() if passed_over is None else passed_over
         with self._opened(volume) as reader:
             for name, answer, row in samples(reader, isinstance(reader, Parquet), taken, self._asked, others):
@@ -232,6 +232,9 @@ class Archive:
                 number = _number(want.seed, key) if want.count is not None else 0
                 position += 1
                 if not seen.add(hash(key) & (2**64 - 1)):
+                    again += 1
+                    if must_end(again, position):
+                        raise Broken("too-many-faults", f"{again:,} of its first {position:,} members came before")
                     yield Refusal("listed-twice", f"{volume.name} has another member {name}", f"{key}#{position}"), number
                 elif isinstance(answer, Refusal):
                     yield replace(answer, source_key=key), number
@@ -244,27 +247,33 @@ class Archive:
 
     @contextmanager
     def _opened(self, volume: Volume) -> Iterator[Reader]:
-        """The archive, as its first bytes say it is to be read."""
+        """The archive, as its first bytes say it is to be read. What its reader stumbles over ends it alone, as `Broken`."""
         file, length = self.places.open(volume)
-        with file:
-            head = file.read(512)
-            file.seek(0)
-            reader: Reader
-            if head[:4] == b"PAR1":
-                reader = Parquet(file, self.image, self.key, self.columns.named())
-            elif head[:4] in (b"PK\3\4", b"PK\5\6", b"PK\7\x08"):
-                reader = Zip(file)
-            elif head[:6] == b"7z\xbc\xaf\x27\x1c":
-                reader = SevenZip(file, length)
-            elif kind := compression(head):
-                reader = Tar(cast(Any, Inflated(file, kind)))
-            elif head[257:262] == b"ustar" or (len(head) == 512 and volume.name.lower().endswith(".tar")):
-                reader = Tar(file)
-            elif not head:
-                raise Broken("truncated", "it has no bytes")
-            else:
-                raise Broken("not-an-archive", f"it is none of tar, zip, 7z, Parquet; its first bytes are {head[:8].hex()}")
-            yield reader
+        try:
+            with file:
+                yield self._reader(volume, file, length)
+        except (Broken, BrokeOff, BuildError):
+            raise
+        except Exception as error:  # wild bytes make libraries raise what they do not document
+            said = printable(" ".join(str(error).split()))[:300]
+            raise Broken("damaged", f"its reader failed with {type(error).__name__}{f': {said}' if said else ''}") from error
+
+    def _reader(self, volume: Volume, file: BinaryIO, length: int) -> Reader:
+        head = file.read(512)
+        file.seek(0)
+        if head[:4] == b"PAR1":
+            return Parquet(file, self.image, self.key, self.columns.named())
+        if head[:4] in (b"PK\3\4", b"PK\5\6", b"PK\7\x08"):
+            return Zip(file)
+        if head[:6] == b"7z\xbc\xaf\x27\x1c":
+            return SevenZip(file, length)
+        if kind := compression(head):
+            return Tar(cast(BinaryIO, Inflated(file, kind)))
+        if head[257:262] == b"ustar" or (len(head) == 512 and volume.name.lower().endswith(".tar")):
+            return Tar(file)
+        if not head:
+            raise Broken("truncated", "it has no bytes")
+        raise Broken("not-an-archive", f"it is none of tar, zip, 7z, Parquet; its first bytes are {head[:8].hex()}")
 
     # --- describing ----------------------------------------------------------------------------------------------------
 

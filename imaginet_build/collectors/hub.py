@@ -127,17 +127,22 @@ class Hub:
         self, data: Data, shard: int, start: int, prefix: str, want: Want, seen: set[str], here: Container[str]
     ) -> Iterator[Answer]:
         """The rows of one shard from `start` on, without bytes where they are here already. Raises `BrokeOff`."""
-        number = start
+        after = start
         rows = data.rows(shard, start)
         while True:
             try:
-                row = next(rows)
+                number, row, fault = next(rows)
             except StopIteration:
                 return
             except Exception as error:  # whatever the transport, Arrow or a file's reader raises; they share no base
-                raise _broken(error, f"{prefix}{number}") from error
-            yield from self._row(row, f"{prefix}{number}", number, data, want, seen, here)
-            number += 1
+                raise _broken(error, f"{prefix}{after}") from error
+            after = number + 1
+            if isinstance(row, str) or fault is not None:
+                named = row if isinstance(row, str) else str(number)
+                name = f"{prefix}{named}"
+                yield name, None if name in want.have else Refusal(*(fault or ("no-row", named)), name)
+            else:
+                yield from self._row(row, f"{prefix}{number}", number, data, want, seen, here)
 
     def _row(
         self, row: Row, place: str, number: int, data: Data, want: Want, seen: set[str], here: Container[str]
@@ -233,8 +238,8 @@ class Hub:
             stream = stream.decode(False)
         names = self._class_names(stream)
         files = list((builder.config.data_files or {}).get(self.split, [])) if builder.info.builder_name == "parquet" else []
-        stream = stream.select_columns(list(dict.fromkeys(wanted.values())))
-        return Data(stream, home, names, int(stream.num_shards), files)
+        columns = list(dict.fromkeys(wanted.values()))
+        return Data(stream.select_columns(columns), home, names, int(stream.num_shards), files, columns)
 
     def _class_names(self, stream: Any) -> dict[str, list[str]]:
         """Column -> class names, for columns that hold class numbers."""

@@ -17,6 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imaginet_build.collectors import rowgroups
+from imaginet_build.collectors.members import Broken
 from imaginet_build.errors import UsageError, suggest
 from imaginet_build.records import Refusal
 
@@ -306,19 +308,29 @@ def _text(value: object) -> str | None:
 
 def _parquet(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Cells | Refusal]]:
     number = 0
-    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-        for group in range(file.num_row_groups):
+    names = list(dict.fromkeys(columns.values()))
+    with path.open("rb") as raw:
+        groups = rowgroups.RowGroups(raw)
+        for group, length in enumerate(groups.lengths):
             start = number
             try:
-                names = list(dict.fromkeys(columns.values()))
-                for batch in file.iter_batches(1024, row_groups=[group], columns=names, use_threads=False):
+                if fault := groups.fault(group, names):
+                    raise Broken(*fault)
+                for batch in groups.batches(group, names, 1024):
                     values = {field: _column(batch.column(name)) for field, name in columns.items()}
                     for row in range(batch.num_rows):
                         number += 1
-                        yield number, {field: column[row] for field, column in values.items()}
-            except (OSError, pa.ArrowException) as error:
-                yield number + 1, Refusal("broken-list", f"row group {group} breaks off: {_first_line(error)}")
-            number = start + file.metadata.row_group(group).num_rows
+                        yield number, _short({field: column[row] for field, column in values.items()})
+            except Broken as error:
+                reason = "bomb" if error.reason == "bomb" else "broken-list"
+                yield number + 1, Refusal(reason, f"row group {group} breaks off: {_first_line(error)}")
+            number = start + length
+
+
+def _short(row: Cells) -> Cells | Refusal:
+    """The row, where no cell of it is longer than a line of text may be."""
+    longest = max((len(cell) for cell in row.values() if cell), default=0)
+    return row if longest <= MAX_LINE else Refusal("broken-row", f"a cell of {longest:,} characters, more than {MAX_LINE:,}")
 
 
 def _column(values: pa.Array) -> Sequence[str | None]:
@@ -328,7 +340,7 @@ def _column(values: pa.Array) -> Sequence[str | None]:
     if any(test(values.type) for test in _STRINGS):
         found: Iterable[bytes | None] = values.cast(pa.large_binary()).to_pylist()
         return [None if value is None else value.decode("utf-8", "surrogateescape") for value in found]
-    return [None if value is None else str(value) for value in values.to_pylist()]
+    return [None if value is None else str(value) for value in rowgroups.values(values)]
 
 
 _STRINGS = (

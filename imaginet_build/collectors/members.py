@@ -24,6 +24,9 @@ FREE_BYTES = 64 * 2**20
 
 MAX_NAME = 1000
 
+MOST_REFUSED = 10_000
+"""Refusals of one archive, each with its line in the work folder; where most of it is refused, more of them end it."""
+
 ARCHIVES = frozenset({"zip", "tar", "gz", "tgz", "bz2", "tbz2", "xz", "txz", "zst", "tzst", "7z", "rar", "parquet"})
 """File names that promise an archive, lower case without the dot."""
 
@@ -55,6 +58,11 @@ class Member:
     read: Callable[[], bytes]
     fault: tuple[str, str] | None = None
     row: Mapping[str, Any] | None = None
+
+
+def must_end(refused: int, looked_at: int) -> bool:
+    """Whether an archive holds so much that is refused, and so little else, that the rest of it is not worth a line each."""
+    return refused > MOST_REFUSED and 2 * refused > looked_at
 
 
 class Unreadable(Exception):

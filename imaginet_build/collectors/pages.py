@@ -16,6 +16,9 @@ _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT =
 
 
 _DICTIONARY_PAGE = 2
+_DICTIONARY = frozenset({2, 8})
+"""Encodings of numbers that stand for the values of the dictionary."""
+
 _AS_LONG_AS_STORED = frozenset({0, 6, 9})
 """Encodings whose values together are no longer than their page: PLAIN, DELTA_LENGTH_BYTE_ARRAY, BYTE_STREAM_SPLIT."""
 
@@ -23,12 +26,13 @@ _AS_LONG_AS_STORED = frozenset({0, 6, 9})
 @dataclass(frozen=True, slots=True)
 class Page:
     """One page: its size packed and full, how many values it holds (0: it is a dictionary), and whether one stretch of its
-    bytes, or of the dictionary's, may stand for several values."""
+    bytes, or of the dictionary's, may stand for several values (`prefixed`: as each says only what it adds to the last)."""
 
     packed: int
     full: int
     values: int
     shared: bool
+    prefixed: bool = False
 
 
 def headers(file: BinaryIO, column: Any) -> Iterator[Page]:
@@ -56,31 +60,38 @@ def headers(file: BinaryIO, column: Any) -> Iterator[Page]:
         else:
             first, second = fields.get(5), fields.get(8)
             said, encoding = (first, 2) if isinstance(first, dict) else (second if isinstance(second, dict) else {}, 4)
-            yield Page(packed, full, max(_number(said, 1), 0), _number(said, encoding) not in _AS_LONG_AS_STORED)
+            kind = _number(said, encoding)
+            shared = kind not in _AS_LONG_AS_STORED
+            yield Page(packed, full, max(_number(said, 1), 0), shared, shared and kind not in _DICTIONARY)
         at += length + packed
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """The most bytes that one value of a column chunk may have, and all of them; and a page that has too many."""
+    """The most bytes that one value of a column chunk may have, and all of them; how many values there are; whether some say
+    only what they add to the one before; and a page that has too many bytes."""
 
     largest: int = 0
     content: int = 0
+    values: int = 0
+    prefixed: bool = False
     bomb: Page | None = None
 
 
 def extent(file: BinaryIO, column: Any, limit: Callable[[int], int]) -> Extent:
     """What a column chunk's pages come to. `limit`: the most bytes that so many may become."""
-    largest = content = dictionary = 0
+    largest = content = dictionary = values = 0
+    prefixed = False
     for page in headers(file, column):
         if page.full > limit(page.packed):
-            return Extent(largest, content, page)
+            return Extent(largest, content, values, prefixed, page)
         largest = max(largest, page.full)
+        values, prefixed = values + page.values, prefixed or page.prefixed
         if page.values:
             content += page.values * max(dictionary, page.full) if page.shared else page.full
         else:
             dictionary = max(dictionary, page.full)
-    return Extent(largest, content)
+    return Extent(largest, content, values, prefixed)
 
 
 def _number(fields: dict[int, Any], field: int) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from imaginet_build.collectors.members import ARCHIVES, Broken, Member, Reader, Unreadable, printable
+from imaginet_build.collectors.members import ARCHIVES, Broken, Member, Reader, Unreadable, must_end, printable
 from imaginet_build.records import EXTENSIONS, Refusal
 
 log = logging.getLogger(__name__)
@@ -64,8 +64,12 @@ def samples(
         return _suffix(name) in _BESIDE or (taken(name) and is_image(name))
 
     sample = _Sample()
+    refused = 0
     try:
-        for member in reader.members(taken if rows else wanted):
+        for number, member in enumerate(reader.members(taken if rows else wanted), 1):
+            refused += member.fault is not None
+            if must_end(refused, number):
+                raise Broken("too-many-faults", f"{refused:,} of its first {number:,} members are refused")
             name, suffix = member.name, _suffix(member.name)
             if member.row is not None:
                 yield name, _bytes(member, taken(name)), member.row

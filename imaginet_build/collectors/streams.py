@@ -7,10 +7,13 @@ import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from imaginet_build.collectors import rowgroups
 from imaginet_build.collectors.columns import Row
 from imaginet_build.collectors.members import BrokeOff
+from imaginet_build.collectors.rowgroups import Fault
 from imaginet_build.records import Found, Refusal, make_id
 
 log = logging.getLogger(__name__)
@@ -20,25 +23,36 @@ WINDOW = 256
 
 WINDOW_BYTES = 64 * 2**20
 
+_ROWS = 16
+"""Rows of a Parquet file held at a time, fewer where they might not fit into memory."""
+
+Numbered = tuple[int, Row | str, Fault | None]
+"""A row's number, the row, and why it is refused; in place of the row the name of a row group that is refused as a whole."""
+
 Answer = tuple[str, Found | Refusal | None]
 """A row's name, and what it is; None where it is here already."""
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """An opened data set: its stream, the place its files lie below, class names, number of shards, and the Parquet files that
-    are its shards, where they are."""
+    """An opened data set: its stream, the place its files lie below, class names, number of shards, the Parquet files that
+    are its shards, where they are, and the columns that are wanted."""
 
     stream: Any
     home: str
     names: Mapping[str, list[str]]
     shards: int
     files: Sequence[str]
+    columns: Sequence[str]
 
-    def rows(self, shard: int, start: int) -> Iterator[Row]:
+    def rows(self, shard: int, start: int) -> Iterator[Numbered]:
         """The rows of one shard from `start` on."""
+        if len(self.files) == self.shards and (path := Path(self.files[shard])).is_file():
+            yield from _of_parquet(path, start, self.columns)
+            return
         stream = self.stream.shard(self.shards, shard) if self.shards > 1 else self.stream
-        yield from stream.skip(start) if start else stream
+        for number, row in enumerate(stream.skip(start) if start else stream, start):
+            yield number, row, None
 
     def length(self, shard: int) -> int | None:
         """How many rows a shard has, by its Parquet file's own end; None where nothing says so."""
@@ -53,6 +67,23 @@ class Data:
         except Exception as error:  # then it is read, and says what is wrong with it
             log.debug("%s: its length is not known: %s", self.files[shard], first_line(error))
             return None
+
+
+def _of_parquet(path: Path, start: int, columns: Sequence[str]) -> Iterator[Numbered]:
+    """The rows of a Parquet file on this machine, none of it read that is a bomb, and no row's fault another's."""
+    number = 0
+    with path.open("rb") as raw:
+        groups = rowgroups.RowGroups(raw)
+        for group, length in enumerate(groups.lengths):
+            after = number + length
+            if after > start and (fault := groups.fault(group, columns)):
+                yield number, f"row-group-{group}", fault
+            elif after > start:
+                rows = (row for batch in groups.batches(group, columns, _ROWS) for row in rowgroups.rows(batch))
+                for at, (row, wrong) in enumerate(rows, number):
+                    if at >= start:
+                        yield at, row, wrong
+            number = after
 
 
 def drawn(rows: Iterator[Answer], seed: int, keep: bool) -> Iterator[Found | Refusal]:

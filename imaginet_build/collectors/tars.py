@@ -45,7 +45,10 @@ class Tar:
 
     def _next(self, offset: int) -> tuple[str, int, int, int, tuple[str, str] | None] | None:
         """Name, size, place, the next header's place and the fault of the member at `offset`; None where the archive ends."""
-        self.file.seek(offset)
+        try:
+            self.file.seek(offset)
+        except (OSError, ValueError, OverflowError) as error:  # no file is as long as the member before claims to be
+            raise Broken("truncated", f"its next header should stand at byte {offset:,}: {error}") from error
         self.tar.members.clear()  # type: ignore[attr-defined]
         if len(self.tar.pax_headers) > 1000:
             cast(dict[str, str], self.tar.pax_headers).clear()
@@ -66,7 +69,7 @@ class Tar:
             except (tarfile.TarError, ValueError, RecursionError) as error:
                 if zeros:
                     return None  # padding, of zeros or not
-                where, said = f"at byte {offset:,}", str(error)
+                where, said = f"at byte {offset:,}", str(error)[:200]
                 if isinstance(error, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
                     raise Broken("truncated", f"it ends {where} without its end mark") from error
                 if not offset:
@@ -115,7 +118,7 @@ class _Read:
     def __call__(self) -> bytes:
         try:
             self.file.seek(self.at)
-        except ValueError as error:
+        except (OSError, ValueError, OverflowError) as error:
             raise Unreadable("sparse", "its place in the archive is not where its header stands") from error
         data = self.file.read(self.size)
         if len(data) < self.size:

@@ -150,8 +150,9 @@ class Urls:
         """The images that `want` asks for, in the list's order, whatever arrived first."""
 
         most = max(4 * self.manners.concurrency, 16)
+        wanted = want.count if want.now is None else want.now
         answers = in_order(
-            lambda: self.list.rows(want), self._open, most, self.memory, want.count, lambda answer: isinstance(answer, Found)
+            lambda: self.list.rows(want), self._open, most, self.memory, wanted, lambda answer: isinstance(answer, Found)
         )
         return _while_online(answers, self.known)
 

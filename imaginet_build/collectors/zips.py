@@ -53,6 +53,8 @@ class Zip:
             if entry.name.endswith("/") and not entry.size:
                 continue
             fault = _fault(entry)
+            if fault is None and entry.at + shift >= directory:
+                fault = "damaged", f"it would stand at byte {entry.at + shift:,}, behind all members"
             usable = fault is None and wanted(entry.name)
             yield Member(entry.name, _Read(self.file, entry, shift) if usable else refused, fault)
 

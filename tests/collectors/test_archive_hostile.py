@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from packing import KINDS, member, pack, parquet, tar, zipped
 from pictures import bomb, jpeg, write
 
-from imaginet_build.collectors import members
+from imaginet_build.collectors import archive, members
 from imaginet_build.collectors.archive import Archive
 from imaginet_build.collectors.members import Seen
 from imaginet_build.errors import BuildError
@@ -330,6 +330,160 @@ def test_an_image_that_lies_about_its_size_comes_as_it_is_since_the_decoder_refu
     """`collect` measures every image from its header first: test_collect has the same bomb."""
     liar = bomb(30_000, 30_000)
     assert answers(tar(tmp_path / "set.tar", {"liar.png": liar}))[0] == [liar]
+
+
+def test_an_honest_list_of_captions_is_no_bomb(tmp_path):
+    """By its whole dictionary for each of its values it would come to gigabytes; it is a quarter of a megabyte."""
+    said = [[f"caption {j} of image {n}, of a horse on a beach {n * 7919 + j}" for j in range(3)] for n in range(3000)]
+    path = tmp_path / "set.parquet"
+    numbers = [[n, n + 1] for n in range(3000)]
+    pq.write_table(pa.table({"image": [JPEG] * 3000, "said": said, "numbers": numbers}), path, row_group_size=3000)
+    for column in ("said", "numbers"):
+        found = list(Archive(str(path), origin="real", caption=column).find(Want("archive", None, 0)))
+        assert [type(item) for item in found] == [Found] * 3000
+    assert found[0].prompt == "[0, 1]"
+
+
+@pytest.mark.parametrize("said", [[["x" * 2**20] * 90], [[f"{'x' * 2**20}{n}" for n in range(90)]]])
+@pytest.mark.parametrize(
+    "written", [{}, {"use_dictionary": False, "column_encoding": {"said.list.element": "DELTA_BYTE_ARRAY"}}]
+)
+def test_lists_that_come_to_too_much_are_not_opened_however_they_are_written(tmp_path, said, written):
+    table = pa.table({"image": [JPEG] * len(said), "said": said})
+    pq.write_table(table, tmp_path / "set.parquet", compression="zstd", dictionary_pagesize_limit=2**30, **written)
+    assert answers(tmp_path / "set.parquet", caption="said") == ([], {"set.parquet/row-group-0": "bomb"})
+
+
+def test_an_archive_of_a_million_refusals_ends_after_some(tmp_path, monkeypatch):
+    monkeypatch.setattr(members, "MOST_REFUSED", 50)
+    good = member("good.jpg", len(JPEG)).tobuf() + JPEG + bytes(-len(JPEG) % 512)
+    for name, header in (("same", member("a.jpg", 0)), ("links", None)):
+        headers = [header or member(f"{n}.jpg", 0, tarfile.SYMTYPE, "/etc/passwd") for n in range(5000)]
+        with gzip.open(tmp_path / f"{name}.tar.gz", "wb") as file:
+            file.write(good + b"".join(header.tobuf() for header in headers) + bytes(1024))
+    found, reasons = answers(tmp_path)
+    assert (found.count(JPEG), len(found)) == (2, 3)  # and the first of the same names, which is empty
+    assert [reasons[f"{name}.tar.gz"] for name in ("same", "links")] == ["too-many-faults"] * 2
+    assert len(reasons) < 110
+
+
+def test_many_refusals_beside_more_images_end_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(members, "MOST_REFUSED", 5)
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        for n in range(20):
+            archive.addfile(member(f"{n}.jpg", len(JPEG)), io.BytesIO(JPEG))
+            archive.addfile(member(f"{n}.png", 0, tarfile.SYMTYPE, "there"))
+    found, reasons = answers(tmp_path / "set.tar")
+    assert (len(found), len(reasons), set(reasons.values())) == (20, 20, {"link"})
+
+
+# --- impossible places -------------------------------------------------------------------------------------------------
+
+
+def beside(folder: Path) -> list[bytes]:
+    """A good archive that is read after all the others."""
+    tar(folder / "z.tar", {"z.jpg": JPEG})
+    return [JPEG]
+
+
+def pax(size: str) -> bytes:
+    record = f"{len(size) + 9} size={size}\n"
+    header = member("pax", len(record), tarfile.XHDTYPE).tobuf()
+    return header + record.encode() + bytes(-len(record) % 512)
+
+
+@pytest.mark.parametrize("size", [2**80, 2**62, 2**45])
+@pytest.mark.parametrize("kind", ["base-256", "pax"])
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("count", [None, 2])
+def test_a_tar_member_longer_than_any_file_ends_its_archive_alone(tmp_path, size, kind, packed, count):
+    good = member("a.jpg", len(JPEG)).tobuf() + JPEG + bytes(-len(JPEG) % 512)
+    huge = pax(str(size)) if kind == "pax" else b""
+    data = good + huge + member("b.jpg", 5 if huge else size).tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+    write(tmp_path / f"a.tar{packed}", gzip.compress(data) if packed else data)
+    beside(tmp_path)
+    found = list(Archive(str(tmp_path), origin="real").find(Want("archive", None, 0, count=count)))
+    assert [item.data for item in found if isinstance(item, Found)] == [JPEG, JPEG]
+    reasons = {item.source_key: item.reason for item in found if isinstance(item, Refusal)}
+    assert reasons == {f"a.tar{packed}/b.jpg": "too-large", f"a.tar{packed}": "truncated"}
+
+
+@pytest.mark.parametrize("at", [2**64 - 1, 2**63 - 1, 2**62, 2**40, 100_000])
+def test_a_zip_member_behind_the_end_is_refused_alone(tmp_path, at):
+    path = zipped(tmp_path / "a.zip", {"a.jpg": JPEG, "b.jpg": JPEG})
+    data = path.read_bytes()
+    end = data.index(b"PK\5\6")
+    count, length, offset = struct.unpack_from("<HII", data, end + 10)
+    second = data.index(b"PK\1\2", offset + 4)
+    wide = struct.pack("<HHQ", 1, 8, at)
+    entry = bytearray(data[second:end])
+    struct.pack_into("<H", entry, 30, len(wide))
+    struct.pack_into("<I", entry, 42, 0xFFFFFFFF)
+    tail = bytearray(data[end:])
+    struct.pack_into("<HII", tail, 10, count, length + len(wide), offset)
+    path.write_bytes(data[:second] + entry + wide + tail)
+    assert answers(tmp_path) == ([JPEG], {"a.zip/b.jpg": "damaged"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_a_reader_stumbles_over_ends_its_archive_alone(tmp_path, kind, monkeypatch):
+    pack(tmp_path, kind, GOOD).rename(tmp_path / f"a{kind}")
+    pack(tmp_path, ".tar" if kind == ".zip" else ".zip", {"good/z.jpg": JPEG})
+    reader = getattr(archive, {".zip": "Zip", ".7z": "SevenZip", ".parquet": "Parquet"}.get(kind, "Tar"))
+    whole = reader.members
+
+    def stumbling(self, wanted):
+        yield next(whole(self, wanted))
+        raise KeyError("what no\nlibrary documents")
+
+    monkeypatch.setattr(reader, "members", stumbling)
+    found, reasons = answers(tmp_path)
+    assert found == [JPEG, JPEG]
+    assert reasons == {f"a{kind}": "damaged"}
+
+
+# --- cells -------------------------------------------------------------------------------------------------------------
+
+
+def hostile_cells(path: Path) -> Path:
+    """Rows whose caption is no UTF-8, and whose date no calendar has, between honest ones."""
+    said = pa.array([b"one", b"tw\xff\xfeo", b"three", None], pa.binary()).view(pa.string())
+    days = pa.array([0, 0, 2**62, 0], pa.int64()).view(pa.timestamp("us"))
+    pq.write_table(pa.table({"image": [JPEG] * 4, "said": said, "day": days}), path)
+    return path
+
+
+@pytest.mark.parametrize("count", [None, 4])
+def test_a_cell_that_is_no_text_costs_its_own_row_and_a_day_that_cannot_be_is_none(tmp_path, count):
+    hostile_cells(tmp_path / "a.parquet")
+    beside(tmp_path)
+    for settings_ in ({"caption": "said"}, {"caption": "said", "date": "day"}):
+        (tmp_path / "z.tar").unlink()
+        pq.write_table(
+            pa.table({"image": [JPEG], "said": ["last"], "day": pa.array([0], pa.timestamp("us"))}), tmp_path / "z.tar"
+        )
+        found = list(Archive(str(tmp_path / "*"), origin="real", **settings_).find(Want("archive", None, 0, count=count)))
+        assert sorted(str(item.prompt) for item in found if isinstance(item, Found)) == ["None", "last", "one", "three"]
+        assert [(item.source_key, item.reason) for item in found if isinstance(item, Refusal)] == [("a.parquet/1", "not-utf8")]
+    days = {item.source_key: item.date for item in found if isinstance(item, Found)}
+    assert days["a.parquet/2"] is None
+    assert str(days["a.parquet/0"]).startswith("1970-01-01")
+
+
+def test_a_key_that_is_no_text_is_refused_by_its_row(tmp_path):
+    hostile_cells(tmp_path / "a.parquet")
+    assert answers(tmp_path / "a.parquet", key="said") == (
+        [JPEG, JPEG], {"a.parquet/1": "not-utf8", "a.parquet/3": "no-key"},
+    )  # fmt: skip
+
+
+def test_a_column_of_categories_says_how_to_give_it(tmp_path):
+    table = pa.table({"image": pa.array([JPEG, JPEG]).dictionary_encode()})
+    pq.write_table(table, tmp_path / "a.parquet")
+    (refusal,) = Archive(str(tmp_path), origin="real").find(Want("archive", None, 0))
+    assert refusal.reason == "missing-column"
+    assert "holds dictionary<" in refusal.detail
+    assert refusal.detail.endswith(": cast it to binary")
 
 
 # --- damage ------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import json
 import os
@@ -12,15 +11,15 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import zipfile
 from pathlib import Path
-from urllib.parse import urlsplit
 
+import hub_server
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hub_server import COMMIT, served
 from inline import Inline
 from pictures import jpeg, png, write
 
@@ -353,6 +352,27 @@ def test_a_stream_that_dies_half_way_is_one_refusal_and_the_rest_goes_on(tmp_pat
     assert {name: item.data for name, item in rest.items()} == dict(zip(NAMES[4:8], IMAGES[4:8], strict=True))
 
 
+@pytest.mark.parametrize("count", [None, 9])
+def test_a_row_of_a_local_copy_that_is_no_text_and_a_row_group_that_is_a_bomb_cost_themselves_alone(tmp_path, count):
+    (tmp_path / "data").mkdir()
+    schema = pa.schema([("image", pa.binary()), ("said", pa.string()), ("day", pa.timestamp("us"))])
+    with pq.ParquetWriter(tmp_path / "data" / "train-0.parquet", schema, compression="zstd") as writer:
+        for images, words in ((IMAGES[:2], [b"a", b"\xff"]), ([bytes(2**26 + 1)], [b"b"]), (IMAGES[2:3], [b"c"])):
+            said = pa.array(words, pa.binary()).view(pa.string())
+            days = pa.array([2**62] * len(words), pa.int64()).view(pa.timestamp("us"))
+            writer.write_table(pa.table([pa.array(images, pa.binary()), said, days], schema=schema))
+    for columns in ({"caption": "said"}, {"caption": "said", "date": "day"}):
+        found = find(tmp_path, Want("hub", None, 0, frozenset(), None, count), **columns)
+        assert reasons(found) == {"default/train/1": "not-utf8", "default/train/row-group-1": "bomb"}
+        images = {key: item.data for key, item in found.items() if isinstance(item, Found)}
+        assert images == {"default/train/0": IMAGES[0], "default/train/3": IMAGES[2]}
+    # What is here is not read again, refused or not.
+    assert find(tmp_path, want(set(found)), caption="said") == {}
+    assert list(find(tmp_path, want({"default/train/0", "default/train/1"}), caption="said")) == [
+        "default/train/row-group-1", "default/train/3",
+    ]  # fmt: skip
+
+
 def test_a_local_copy_has_the_names_of_the_data_set_it_stands_for(photos, tmp_path, monkeypatch, inline):
     monkeypatch.chdir(tmp_path)
     card("mine", CARD + 'origin = "real"\ndataset = "lab/photos"\n')
@@ -436,55 +456,6 @@ def test_without_a_network_it_says_so_at_once_with_the_way_round(monkeypatch):
     assert time.monotonic() - began < 5
 
 
-COMMIT = "0123456789abcdef" * 2 + "01234567"
-
-
-class StandIn(http.server.BaseHTTPRequestHandler):
-    """As much of the Hub as reading a data set takes: the folders below `root` are the data sets `lab/<folder>`."""
-
-    protocol_version = "HTTP/1.1"
-    root: Path
-    cut = ""
-    """Files of this name are answered with fewer bytes than announced."""
-
-    def do_GET(self) -> None:
-        path = urlsplit(self.path).path
-        asked = re.fullmatch(r"(/api)?/datasets/lab/([^/]+)(?:/(tree|resolve|revision)/([^/]+)(?:/(.*))?)?", path)
-        place = self.root / asked[2] if asked else self.root / "nowhere"
-        inside = place / ((asked and asked[5]) or "")
-        if asked and asked[1] and asked[3] in (None, "revision") and asked[4] in (None, COMMIT) and place.is_dir():
-            self.answer(json.dumps({"id": f"lab/{asked[2]}", "sha": COMMIT, "tags": [], "siblings": []}).encode())
-        elif asked and asked[3] == "tree" and inside.is_dir():
-            self.answer(json.dumps([self.entry(place, path) for path in sorted(inside.iterdir())]).encode())
-        elif asked and asked[3] == "resolve" and inside.is_file():
-            data, span = inside.read_bytes(), re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
-            part = data[int(span[1]) : int(span[2]) + 1] if span else data
-            headers = {"Content-Range": f"bytes {span[1]}-{int(span[1]) + len(part) - 1}/{len(data)}"} if span else {}
-            self.answer(part, 206 if span else 200, ETag='"x"', **headers)
-        else:
-            self.answer(b"{}", 404, **{"X-Error-Code": "EntryNotFound" if place.is_dir() else "RepoNotFound"})
-
-    do_HEAD = do_GET
-
-    def entry(self, place: Path, path: Path) -> dict[str, object]:
-        kind = "directory" if path.is_dir() else "file"
-        return {"type": kind, "oid": "0" * 40, "size": path.stat().st_size, "path": path.relative_to(place).as_posix()}
-
-    def answer(self, body: bytes, code: int = 200, **headers: str) -> None:
-        self.send_response(code)
-        for key, value in ({"X-Repo-Commit": COMMIT, "Content-Type": "application/json"} | headers).items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            short = self.cut and self.cut in self.path and "resolve" in self.path
-            self.wfile.write(body[: len(body) // 2] if short else body)
-            self.close_connection = bool(short)
-
-    def log_message(self, *words: object) -> None:
-        """Quiet."""
-
-
 READER = """
 import hashlib, json, logging, sys
 from imaginet_build.collectors.hub import Hub
@@ -503,15 +474,12 @@ def test_a_data_set_of_the_hub_is_streamed_at_one_commit_byte_for_byte(tmp_path)
     parquet(tmp_path / "hub" / "rows")
     for n, data in enumerate(IMAGES[:4]):
         write(tmp_path / "hub" / "files" / "data" / f"{n}.png", data)
-    handler = type("Here", (StandIn,), {"root": tmp_path / "hub"})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        place = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "cache")}
+    with served(tmp_path / "hub") as address:
+        place = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache")}
         done = subprocess.run(
             [sys.executable, "-c", READER, COMMIT], env=os.environ | place | {"HF_HUB_DISABLE_XET": "1"},
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
-        server.shutdown()
     assert done.returncode == 0, done.stderr
     digests = [hashlib.sha256(data).hexdigest() for data in IMAGES]
     assert json.loads(done.stdout) == {
@@ -525,13 +493,12 @@ def test_a_data_set_of_the_hub_is_streamed_at_one_commit_byte_for_byte(tmp_path)
 def test_a_stream_from_the_hub_that_dies_half_way_goes_on_later_without_duplicate_or_gap(tmp_path):
     """The true clients against a server that cuts every answer for one shard short, and later does not."""
     parquet(tmp_path / "hub" / "rows")
-    cut = type("Cut", (StandIn,), {"root": tmp_path / "hub", "cut": "train-00001"})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), cut) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        place = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "cache")}
+    server = hub_server.Hub(large=re.compile(r"(?!)"))
+    with served(tmp_path / "hub", server) as address:
+        place = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache")}
         here: list[str] = []
         answers = []
-        for cut.cut in ("train-00001", ""):
+        for server.cut in ("train-00001", ""):
             done = subprocess.run(
                 [sys.executable, "-c", GOES_ON, COMMIT, json.dumps(here)], env=os.environ | place | {"HF_HUB_DISABLE_XET": "1"},
                 capture_output=True, text=True, timeout=120, check=False,
@@ -539,7 +506,6 @@ def test_a_stream_from_the_hub_that_dies_half_way_goes_on_later_without_duplicat
             assert done.returncode == 0, done.stderr
             answers.append(json.loads(done.stdout))
             here += [name for name, reason in answers[-1] if reason is None]
-        server.shutdown()
     assert "the stream broke off at row default/train/1/0" in answers[0][-1][1]
     assert "run the same command again to go on from there" in answers[0][-1][1]
     assert [reason for _, reason in answers[1] if reason] == []

@@ -278,6 +278,27 @@ def test_flaws_of_parquet(tmp_path):
     ]
 
 
+def test_a_day_that_no_calendar_has_is_none_in_a_parquet_list_and_costs_nothing(tmp_path):
+    days = pa.array([0, 2**62, 86_400_000_000], pa.int64()).view(pa.timestamp("us"))
+    table = pa.table({"url": [f"http://a.example/{n}.jpg" for n in range(3)], "date": days})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert [row.found.date for row in rows(tmp_path / "a.parquet")] == ["1970-01-01 00:00:00", None, "1970-01-02 00:00:00"]
+
+
+def test_a_parquet_list_that_would_fill_the_memory_is_refused_unread_and_the_rest_goes_on(tmp_path):
+    schema = pa.schema([("url", pa.string()), ("caption", pa.string())])
+    with pq.ParquetWriter(tmp_path / "a.parquet", schema, compression="zstd") as writer:
+        for n, caption in enumerate(["a", "x" * (2**26 + 1), "x" * (2**20 + 1), "b"]):
+            writer.write_table(pa.table({"url": [f"http://a.example/{n}.jpg"], "caption": [caption]}, schema))
+    assert (tmp_path / "a.parquet").stat().st_size < 40_000
+    found = rows(tmp_path / "a.parquet")
+    assert keys(found) == ["http://a.example/0.jpg", "bomb", "broken-row", "http://a.example/3.jpg"]
+    assert "a cell of 1,048,577 characters, more than 1,048,576" in found[2].detail
+    # What is not read is not judged.
+    assert len(keys(rows(tmp_path / "a.parquet", columns={"caption": ""}))) == 4
+    assert "bomb" not in keys(rows(tmp_path / "a.parquet", columns={"caption": ""}))
+
+
 def test_what_is_here_and_what_is_not_wanted_is_passed_over(tmp_path):
     path = in_form(tmp_path, ".csv")
     assert keys(rows(path, Want("urls", "faces", 0))) == ["http://a.example/2.jpg"]
