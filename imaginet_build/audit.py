@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from imaginet_build.facts import Map, Target
+from imaginet_build.facts import PIXELS, Map, Target
 from imaginet_build.findings import AuditResult, Leak, Row, Skipped, write
 from imaginet_build.gate import LIMIT, PERMUTATIONS, Gate, decide, joint
 from imaginet_build.leaks import leaks_of
@@ -61,6 +63,7 @@ def audit_facts(target: Target, *, limit: float = LIMIT, permutations: int = PER
     leaks: list[Leak] = []
     skipped: list[Skipped] = []
     verdict: Gate | None = None
+    _warn_of_both_labels(target.table)
     for name in target.views:  # `equalized` comes first: where it exists, it is what the gate looks at
         times = min(RELABELINGS, permutations)
         view = View(name, select(target.table, name), times, min(REFITS, times) if verdict is None else 0)
@@ -81,6 +84,18 @@ def audit_facts(target: Target, *, limit: float = LIMIT, permutations: int = PER
         target.name, target.kind, len(target.table), verdict, tuple(lines), tuple(leaks), target.unreadable, tuple(skipped),
         notes,
     )  # fmt: skip
+
+
+def _warn_of_both_labels(table: pa.Table) -> None:
+    """Say that the same pixels stand under both labels: nothing can tell those apart, and no probe shows it."""
+    alike = table.filter(pc.starts_with(table["group"], PIXELS)).group_by("group").aggregate([("origin", "count_distinct")])
+    both = alike.filter(pc.equal(alike["origin_count_distinct"], 2))
+    if len(both):
+        one = table.filter(pc.equal(table["group"], both["group"][0]))
+        log.warning(
+            "%d images stand under both labels, pixel by pixel, such as %s: one of the labels is wrong. "
+            "build-imaginet balance leaves such images out", len(both), " and ".join(one["path"].to_pylist()[:2]),
+        )  # fmt: skip
 
 
 def _is_gate(row: Row, view: str | None) -> bool:

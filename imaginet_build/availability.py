@@ -171,6 +171,11 @@ class Passing:
                 write_lines(store, make_id("spent", [[line["stream"], line["place"]] for line in spent]), spent)
             store.forget_rejects(self.stage, ids)
 
+    def forget_rest(self, stream: str) -> None:
+        """A stream came to its end and did not name these again, as an archive that is whole by now: they are no more."""
+        streams = {name: line["stream"] for known in self.lines for name, line in known.items()}
+        self.forget([key for key, name in self.names.items() if streams.get(name, stream) == stream])
+
 
 class Places:
     """The places of a stream that are not taken yet, in order.

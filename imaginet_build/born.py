@@ -10,6 +10,7 @@ Nothing here is trusted: a place that is wrong gives bytes whose SHA-256 is not 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -166,12 +167,20 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 def _copied(part: pq.ParquetFile, scratch: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The images of a part one after another at the end of `scratch`, where each begins there and how long it is."""
-    scratch.parent.mkdir(parents=True, exist_ok=True)
     sizes: list[int] = []
-    with scratch.open("ab") as file:
-        first = file.tell()
-        for batch in part.iter_batches(_BATCH, columns=["image"], use_threads=False):
-            for image in batch["image"]:
-                sizes.append(file.write(image.as_py()))
+    first = scratch.stat().st_size if scratch.exists() else 0
+    for batch in part.iter_batches(_BATCH, columns=["image"], use_threads=False):
+        images = [image.as_py() for image in batch["image"]]
+        _append(scratch, images)
+        sizes += map(len, images)
     size = np.array(sizes, dtype=np.int64)
     return first + np.concatenate([[0], np.cumsum(size)[:-1]]).astype(np.int64) if len(size) else size, size
+
+
+def _append(path: Path, images: Iterable[bytes]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.writelines(images)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error}. What was finished is kept; publish again to go on") from error

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from imaginet_build import balance as balances
 from imaginet_build import catalog, notices, planfile, rights
+from imaginet_build.errors import BuildError
 from imaginet_build.notices import Bars
 from imaginet_build.recipe import Balance, Recipe
 from imaginet_build.release import MANIFEST
@@ -116,6 +117,13 @@ def planned(session: Session, clearance: Clearance) -> Clearance:
     log.info("balancing again, with only what is %s", clearance.bars.only)
     _balance(session, clearance.bars)
     lost = _lost(full, _cells(store))
+    if not lost["after"] and lost["before"]:
+        barred = [name for name, (reason, _) in clearance.bars.why.items() if reason != notices.TAKEN]
+        raise BuildError(
+            f"nothing can be balanced with only what is {clearance.bars.only}: of the {lost['before']} images of the full "
+            f"release one class or the other is left without any. What is barred: {_whose(clearance, barred)}. Name the "
+            "licences of images that state none ([[collect]] licence, or a column of the index), or collect others"
+        )
     write_text(note, json.dumps({"mark": mark, "lost": lost}, indent=1) + "\n")
     return replace(clearance, lost=lost)
 

@@ -209,6 +209,8 @@ class _Run:
             if missing is None or held + failed == answered:
                 break
         self.new += held - before
+        if source.ended:
+            passing.forget_rest(stream.name)
         if source.broken is not None:
             self.broken[stream.title] = source.broken
             log.error("%s: %s", stream.title, source.broken)
@@ -294,6 +296,7 @@ class _Answers:
     def __init__(self, stream: Stream, want: Want, places: availability.Places, passing: availability.Passing) -> None:
         self.stratum, self.have, self.places, self.passing = stream.stratum, want.have, places, passing
         self.broken: str | None = None
+        self.ended = False
         self.seen: Counter[str] = Counter()
         self.answers = self._safe(stream.collector, want)
 
@@ -336,6 +339,7 @@ class _Answers:
                     item = Refusal("listed-twice", f"the source gave {item.source_key} {times} times", again)
                 if item.source_key not in self.have:
                     yield item
+            self.ended = True
         except (UsageError, StoreError):
             raise
         except Exception as error:

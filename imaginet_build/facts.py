@@ -48,6 +48,9 @@ FACTS = pa.schema(
 """One image of a target. `path` names it for a person; `group` ties what may not be counted as two witnesses; `split` is the
 release's own. `caption`: the words that came with it (a prompt, a caption, a label)."""
 
+PIXELS = "pixels:"
+"""How the group of an image begins whose owner names none: those of equal pixels are one."""
+
 PIXEL_ROWS = 4000
 """About how many images of a view the pixel probes look at: whole groups, drawn by name. More would cost and say no more."""
 
@@ -203,7 +206,7 @@ class Growing:
         row["extension"] = extension_of(str(known["path"]))
         row["content_type"] = "uncategorized"
         row |= known
-        row["group"] = row.get("group") or f"pixels:{facts.pixel_hash}"
+        row["group"] = row.get("group") or PIXELS + facts.pixel_hash
         if row.get("generator") and not row.get("family"):
             row["family"] = cards.taxonomy().family_of(str(row["generator"]))
         if looked is not None:

@@ -81,7 +81,7 @@ def _of_shards(shards: list[Path]) -> Iterator[Item]:
                         row += 1
                         data = held.get("bytes")
                         yield view + name, Refusal("withheld", "no pixels of it here", name) if data is None else data
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:  # a name that is no UTF-8 is a ValueError
             raise BuildError(f"{shard} cannot be read ({error}): fetch it again") from error
 
 

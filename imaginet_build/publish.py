@@ -43,7 +43,7 @@ from imaginet_build.store import Store
 
 log = logging.getLogger(__name__)
 
-STACK = ("imaginet-build", "numpy", "pillow", "pyarrow", "simplejpeg")
+STACK = ("imaginet-build", "license-expression", "numpy", "pillow", "pyarrow", "simplejpeg")
 CODECS = ("libjpeg_turbo", "webp", "zlib_ng", "zlib")
 """The libraries that can change a byte of a release, and those in them that encode."""
 

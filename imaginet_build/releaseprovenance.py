@@ -110,7 +110,9 @@ def _rows(store: Store, previous: Previous | None, found: Mapping[str, str]) -> 
     facts = facts.filter(pc.and_(pc.is_in(facts["id"], value_set=kept), drawn_here))
     lines = {make_id(*key): key for key in _prompts_of(facts)}
     if previous is not None:
-        shown = {text for text in previous.rows["prompt"].to_pylist() if text}
+        older = zip(previous.rows["id"].to_pylist(), previous.rows["prompt"].to_pylist(), strict=True)
+        # The words of what was taken down go with it.
+        shown = {text for name, text in older if text and name not in previous.withdrawn}
         old = (json.loads(line) for line in found.get(PROMPTS, "").splitlines())
         lines = {row["id"]: (row["text"], row["negative"], row["category"]) for row in old if row["text"] in shown} | lines
     written = [{"id": name, "text": t, "negative": n, "category": c} for name, (t, n, c) in sorted(lines.items())]

@@ -143,6 +143,8 @@ def write(
                         written.files[shard.path(view)] = writer.commit()
     finally:
         scratch.unlink(missing_ok=True)
+        # Arrow keeps what it has freed; what comes after the pixels needs other memory.
+        pa.default_memory_pool().release_unused()
     return written
 
 

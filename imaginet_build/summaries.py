@@ -119,7 +119,8 @@ def _balance_notes(document: Mapping[str, Any]) -> list[str]:
         fields = ("category", "origin", "generator_or_source", "count", "min_side", "max_side", "aspect")
         rows = [[a[key] for key in fields] for a in document["add"]]
         head = ["category", "origin", "generator or source", "images", "at least px", "at most px", "aspect"]
-        parts.append("these would fill every cell:\n" + columns(rows, head))
+        whose = " (any: of whoever has a weight in the recipe)" if any(row[2] == "any" for row in rows) else ""
+        parts.append(f"these would fill every cell{whose}:\n" + columns(rows, head))
     born, law = document["law"]["native"], document["law"]["equalized"]
     said = ", ".join(f"{name} {number(born[name])} -> {number(law[name])}" for name in born)
     parts.append(f"KS distance between the classes, as born -> in the equalized view's law: {said}")
@@ -190,6 +191,8 @@ def audit_text(document: Mapping[str, Any]) -> str:
     if tested := gate.get("self_test"):
         found = "found" if tested["caught"] else f"missed, it could be chance ({', '.join(tested['missed'])})"
         planted = f"a marker planted on {tested['groups'][0]} real or {tested['groups'][1]} synthetic groups was {found}"
+        if tested["caught"] and tested.get("thin"):
+            planted += f", but only on whole groups: on one row of each it was missed ({', '.join(tested['thin'])})"
         head.append(f"self-test: {tested['few'] or planted}")
     shown = [p for p in document["probes"] if p["scope"] == "all"]
     rows = [

@@ -230,7 +230,9 @@ def _shard(
     if missing:
         raise UsageError(f"{path} has no column {' and no '.join(sorted(missing))}; an audit needs images and their labels")
     caption = next((c for c in CAPTIONS if c in columns), None)
-    wanted = [c for c in ("label", "content_type", "family", "generator", "group", "id", caption, EMBEDDING) if c in columns]
+    wanted = [
+        c for c in ("label", "content_type", "family", "generator", "group", "id", "fetch", caption, EMBEDDING) if c in columns
+    ]
     rows = _named(file.read(columns=wanted), file.schema_arrow).to_pylist()
     split = found if (found := path.name.partition("-")[0]) in SPLITS else None
 
@@ -246,8 +248,11 @@ def _shard(
                 if origin is None:
                     what = f"its label is {one['label']!r}, neither real nor synthetic"
                     growing.refuse(place, Refusal("unknown-label", what))
-                elif told.get("bytes") is None:
+                elif told.get("bytes") is None and one.get("fetch"):
                     growing.withheld += 1
+                elif told.get("bytes") is None:
+                    what = "the release holds no pixels of it: build-imaginet rebuild fetches them"
+                    growing.refuse(place, Refusal("withheld", what))
                 else:
                     yield _row_of(one, origin, place, view, split, seen) | {"caption": one.get(caption or "")}, told["bytes"]
 

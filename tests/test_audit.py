@@ -358,5 +358,15 @@ def test_a_container_that_one_class_has_is_one_leak_whatever_it_holds(tmp_path: 
                 exif[tag] = f"{tag} {i % 2}"
             data = jpeg(f"{name} {i}", 32, 32, **({"exif": exif} if name == "real" else {}))
             (tmp_path / name / f"{i}.jpg").write_bytes(data)
-    result = audit_folders(tmp_path / "real", tmp_path / "fake", permutations=19)
+    result = audit_folders(tmp_path / "real", tmp_path / "fake", permutations=3)
     assert [leak.probe.partition(" ")[0] for leak in result.leaks].count("exif") == 1
+
+
+def test_the_same_pixels_under_both_labels_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("real", "fake"):
+        (tmp_path / name).mkdir()
+        for i in range(6):
+            (tmp_path / name / f"{i}.png").write_bytes(png(i if i < 4 else f"{name} {i}", 32, 32))
+    audit_folders(tmp_path / "real", tmp_path / "fake", permutations=0)
+    assert "4 images stand under both labels, pixel by pixel, such as " in caplog.text
+    assert caplog.text.count("both labels") == 1

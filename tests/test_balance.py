@@ -25,6 +25,7 @@ from imaginet_build.pool import COLUMNS
 from imaginet_build.recipe import Balance, Equalize
 from imaginet_build.records import FACT_SCHEMA, random_of
 from imaginet_build.store import Store, StoreError
+from imaginet_build.summaries import balance_text
 
 LAW = Equalize(side=(64, 128), step=32)
 
@@ -501,6 +502,7 @@ def test_a_weight_of_zero_is_named(tmp_path: Path, settings: dict[str, object], 
     said = f"{maker} holds 20 images but its weight is 0: raise balance.{name}"
     reasons = {(cell.generator_or_source): cell.reason for cell in done.cells}
     other = {"sdxl": "camera", "camera": "sdxl"}[maker]
+    assert "fill every cell (any: of whoever has a weight in the recipe)" in balance_text(done.to_json())
     assert reasons["any"] == f"{said}; or 20 of at least 64 px by another would fill it"
     assert reasons[other] == f"there is nothing of the other class to match: {said}"
 

@@ -85,6 +85,18 @@ def test_a_source_says_on_what_terms_and_how_to_get_it(shipped: Card) -> None:
         assert about.terms, "a licence of no common name is told in words"
 
 
+@each
+def test_what_a_card_says_of_rights_names_the_page_and_the_day_it_was_read(shipped: Card) -> None:
+    about = shipped.about
+    if about.redistribute is not None or about.commercial is not None:
+        page, day = (about.rights_url, about.rights_read) if about.rights_url else (about.licence_url, about.licence_read)
+        assert page
+        assert page.startswith("https://")
+        assert day is not None
+    if about.commercial is False:
+        assert "non-commercial" in about.terms.lower()
+
+
 @pytest.mark.parametrize("name", ["journeydb", "dalle3-images", "dalle3-opendatasets", "progan", "imaginet-gan"])
 def test_what_is_collected_may_be_synthetic_and_names_its_family(
     name: str, root: Path, monkeypatch: pytest.MonkeyPatch

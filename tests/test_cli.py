@@ -202,3 +202,15 @@ def test_any_other_fault_of_the_system_is_not_hidden(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("imaginet_build.stages.doctor", fail)
     with pytest.raises(ProcessLookupError):
         cli.main(["doctor"])
+
+
+def test_a_reader_that_goes_away_leaves_the_exit_code_as_it_is(tmp_path: Path) -> None:
+    """`audit … | head`: what the gate said still counts."""
+    lines = [f"./{k}/{i}.{'jpg' if k else 'png'},{k},0,0,0\n" for i in range(60) for k in (0, 1)]
+    (tmp_path / "list.txt").write_text("".join(lines), encoding="utf-8")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "imaginet_build", "audit", "list.txt", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (3, "")

@@ -16,7 +16,7 @@ import published
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from imaginet_build import cardlint, cardwords, release
@@ -177,6 +177,7 @@ def test_sizes_bytes_and_likeness_are_what_the_images_say(card: str, folder: Pat
         assert line["codecs"] == ", ".join(f"{kind} {kinds[kind]}" for kind in sorted(kinds))
         (alike,) = [r for r in table(card, "view", "bytes per pixel, real") if r["view"] == view]
         shorter: dict[int, list[int]] = {}
+        aspect = [[row["width"] / row["height"] for row in held if row["label"] == label] for label in (0, 1)]
         for label, name in enumerate(("real", "synthetic")):
             mine = [row for row in held if row["label"] == label]
             sides = shorter[label] = sorted(min(row["width"], row["height"]) for row in mine)
@@ -187,6 +188,8 @@ def test_sizes_bytes_and_likeness_are_what_the_images_say(card: str, folder: Pat
         from scipy import stats
 
         assert float(alike["KS size"]) == pytest.approx(stats.ks_2samp(shorter[0], shorter[1]).statistic, abs=1e-4)
+        assert float(alike["KS aspect"]) == pytest.approx(stats.ks_2samp(*aspect).statistic, abs=1e-4)
+        assert float(alike["sampling error"]) == pytest.approx(1.358 * (23 / (12 * 11)) ** 0.5, abs=1e-4)
 
 
 def test_the_audit_tables_are_the_audits_answer(card: str) -> None:
@@ -218,9 +221,13 @@ def test_it_says_what_its_composition_lacks(card: str) -> None:
 def test_nothing_of_others_becomes_markup(folder: Path, name: str) -> None:
     text = (folder / name).read_text(encoding="utf-8")
     shown = Shown(text.split("\n---\n", 1)[1] if name == "README.md" else text)
-    assert {tag for tag, _ in shown.tags} <= {"h1", "h2", "p", "strong", "code", "pre", "table", "thead", "tbody", "tr", "th",
-                                              "td", "ul", "li"}  # fmt: skip
-    assert all(attrs.keys() <= {"class"} for _, attrs in shown.tags)
+    known = ["h1", "h2", "p", "strong", "code", "pre", "table", "thead", "tbody", "tr", "th", "td", "ul", "li"]
+    for tag, attributes in shown.tags:
+        if tag == "a":
+            assert (attributes["href"] or "").startswith("https://spdx.org/licenses/"), "the only links are those of licences"
+        else:
+            assert tag in known
+            assert attributes.keys() <= {"class"}
     assert sum(tag == "h1" for tag, _ in shown.tags) == 1
     assert "\u202e" not in text
     assert "\x07" not in text
@@ -249,6 +256,11 @@ def test_a_cell_shows_its_text_and_nothing_else(text: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(text=LINES)
+@example(text="<div x")
+@example(text="<!-- x")
+@example(text="<script")
+@example(text="1) x\n\n- y\n\n===")
+@example(text="```\n~~~\n````")
 def test_paragraphs_and_code_stay_what_they_are(text: str) -> None:
     page = Shown(f"{cardwords.words(text)}\n\n# end\n\n{cardwords.fence(text)}\n\n# last\n")
     assert {tag for tag, _ in page.tags} <= {"p", "h1", "pre", "code"}

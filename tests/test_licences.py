@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from license_expression import get_spdx_licensing
 
-from imaginet_build.licences import NOT_STATED, Rights, joined, names_in, page_of, rights_of, spdx
+from imaginet_build.licences import NOT_STATED, Rights, joined, names_in, page_of, rights_of, spdx, told
 
 
 @pytest.mark.parametrize(
@@ -102,3 +102,16 @@ def test_a_licence_names_the_page_where_its_text_is_and_one_of_our_own_names_non
     assert page_of("CC-BY-2.0") == "https://spdx.org/licenses/CC-BY-2.0.html"
     assert page_of("LicenseRef-scancode-unsplash") == "https://scancode-licensedb.aboutcode.org/unsplash.html"
     assert page_of("LicenseRef-ours") == ""
+
+
+def test_a_reader_is_told_where_the_text_is_and_what_it_allows_and_a_cards_no_holds() -> None:
+    cards = [
+        {"licence": "LicenseRef-agreement", "licence_url": "https://a.org", "redistribute": False, "commercial": None},
+        {"licence": "cc by 4.0", "licence_url": "https://b.org", "redistribute": True, "commercial": None},
+    ]
+    assert told("LicenseRef-agreement", cards) == {
+        "pages": [("LicenseRef-agreement", "https://a.org")], "redistribute": "no", "commercial": "not known",
+    }  # fmt: skip
+    assert told("CC-BY-4.0", cards)["pages"] == [("CC-BY-4.0", "https://spdx.org/licenses/CC-BY-4.0.html")]
+    assert told("CC-BY-4.0", cards)["commercial"] == "yes"
+    assert told("MIT AND LicenseRef-x")["pages"][1] == ("LicenseRef-x", "")

@@ -183,3 +183,14 @@ def test_large_groups_of_unequal_size_mark_nothing() -> None:
             cases = cases_of((groups >= len(size) // 2).astype(int), groups)
             rare = (random.random(len(groups)) < 0.01).astype(np.int64)
             assert markers([Probe("extension", rare, False, rare, ("jpg", "png"))], cases) == []
+
+
+def test_the_self_test_says_where_it_finds_whole_groups_only() -> None:
+    """Single real rows beside synthetic groups of twenty: a marker on a row of each of 25 groups cannot be told from chance."""
+    groups = np.r_[np.arange(150), 150 + np.repeat(np.arange(150), 20)]
+    cases = cases_of((groups >= 150).astype(int), groups)
+    tested = self_test(probes_of(facts(3150, 1)), cases)
+    assert (tested.caught, tested.missed) == (True, ())
+    assert {missed.rpartition(" ")[2] for missed in tested.thin} == {"synthetic"}
+    alike = cases_of(np.arange(2500) // 5 % 2, np.arange(2500) // 5)
+    assert self_test(probes_of(facts(2500, 1)), alike).thin == ()

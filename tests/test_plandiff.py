@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from command import run
+from pictures import png
 
-from imaginet_build import plandiff, planfile
+from imaginet_build import images, plandiff, planfile
+from imaginet_build.cli import main
 from imaginet_build.errors import UsageError
-from imaginet_build.records import PLAN_SCHEMA
+from imaginet_build.records import ORIGINS, PLAN_SCHEMA
 from imaginet_build.store import Store
 
 
@@ -102,19 +103,24 @@ def test_the_command_compares_with_what_was_before(quickstart: Path, tmp_path: P
     assert "the same plan" in run("balance", "--work", work, "--diff", work / "release", cwd=tmp_path).stdout
 
 
-def test_a_comparison_takes_the_options_of_the_plan_it_compares(quickstart: Path, tmp_path: Path) -> None:
-    before, work = quickstart / "work/quickstart/plan.parquet", tmp_path / "work"
-    shutil.copytree(quickstart / "work/quickstart/parts", work / "parts")
-    shutil.copy(quickstart / "work/quickstart/recipe.toml", work)
-    compared = ("balance", "--work", work, "--diff", before)
-    assert "--reject-contaminated needs something to compare with" in run(*compared, "--reject-contaminated", cwd=tmp_path).stderr
-    (tmp_path / "known").mkdir()
-    kept = plandiff.read(before).table
-    name = kept.filter(pc.equal(kept["origin"], "real"))["id"][0].as_py()
-    ((_, data),) = Store(work).images([name])
-    (tmp_path / "known" / "one.jpg").write_bytes(data)
-    run("sketch", tmp_path / "known", "--out", tmp_path / "known.sketch", "--name", "known", cwd=tmp_path)
-    done = run(*compared, "--sketch", tmp_path / "known.sketch", "--reject-contaminated", "--verify", "--json", cwd=tmp_path)
-    assert "images are those of their bytes" in done.stderr
-    assert json.loads(done.stdout)["removed"] > 0
-    assert name not in plandiff.read(work).table["id"].to_pylist()
+@pytest.mark.parametrize(
+    ("option", "code", "said"),
+    [
+        (("--reject-contaminated",), 2, "--reject-contaminated needs something to compare with"),
+        (("--sketch", "nowhere.sketch"), 2, "nowhere.sketch"),
+        (("--verify",), 1, "facts of image"),
+    ],
+)
+def test_a_comparison_takes_the_options_of_balance(
+    option: tuple[str, ...], code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of them refuses here, which it cannot where it is not heard."""
+    store, facts = Store(tmp_path), asdict(images.measure(png("a")))
+    known = dict.fromkeys(("licence", "revision", "params", "extension"), "") | {"category": "photos"}
+    rows = [facts | known | {"id": o, "group": o, "origin": o, "metadata": ""} | {"width": 121} for o in ORIGINS]
+    store.write_part("collect", "one", rows, [png("a")] * 2)
+    store.write_plan([])
+    with pytest.raises(SystemExit) as ended:
+        main(["balance", "--work", str(tmp_path), "--diff", str(store.plan_path), *option])
+    told = capsys.readouterr().err
+    assert (ended.value.code, said in told) == (code, True), told

@@ -320,6 +320,16 @@ def test_a_name_that_another_release_has_is_refused_before_anything_is_sent(hub,
     assert hub.repos["me/set"].tags == {"v1": first.commit}
 
 
+def test_a_file_that_the_client_leaves_out_in_silence_is_missed_and_nothing_is_named(hub, lean):
+    hub.ignored = "test-00000"
+    with pytest.raises(BuildError, match=r"is not the release of .*: data/equalized/test-00000-of-00001.parquet is missing"):
+        push(lean, tag="v1")
+    assert hub.repos["me/set"].tags == {}
+    hub.ignored = ""
+    push(lean, tag="v1")
+    assert holds(hub, lean, "v1")
+
+
 # --- reading back ------------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from pictures import jpeg, png
 
 from imaginet_build import clearance, engine, planfile, release, rights, stages
 from imaginet_build.clearance import Asked
+from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.licences import Rights
 
 
@@ -258,3 +259,32 @@ def test_an_erratum_puts_a_row_right_and_its_rights_with_it(built: Built) -> Non
     assert "asked its author" in (published.path / "errata.csv").read_text()
     (store.root / "errata.csv").unlink()
     assert {row["id"]: row for row in rows(stages.publish(built.session)[0].path)} == held
+
+
+def test_a_forbidden_source_travels_as_hints_by_itself_and_a_constraint_that_leaves_nothing_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the card alone, without an option: a closed source of photographs beside synthetic images under CC0."""
+    monkeypatch.chdir(tmp_path)
+    card(tmp_path, "closed", licence="LicenseRef-agreement", revision="local", origin="real", redistribute=False)
+    folder = pictures(tmp_path / "p", 24)
+    (folder / "index.csv").unlink()
+    made = session(
+        tmp_path / "work",
+        {"source": "closed", "category": "photos", "options": {"root": "p/real"}},
+        {"source": "folder", "category": "photos", "licence": "cc0", "options": {"root": "p/synthetic", "origin": "synthetic"}},
+    )
+    stages.collect(made)
+    stages.balance(made)
+    whole, _ = stages.publish(made)
+    sent, _ = stages.publish(made, tmp_path / "sent")
+    assert (whole.withheld, sent.withheld) == (0, 12)
+    assert release.read_manifest(whole.path)["must_not_travel"] == 12
+    assert all((row["fetch"] is None) == (row["label"] == "synthetic") for row in rows(sent.path))
+    assert sent.likeness["equalized"]["ks"]["quality"] is None
+    assert "| LicenseRef-agreement | not known | no | not known | 12 | 0 |" in (sent.path / "LICENSE.md").read_text()
+    with pytest.raises(UsageError, match=r"but of no real ones; 24 rows hold none.*build-imaginet rebuild"):
+        stages.audit(str(sent.path), made)
+    with pytest.raises(BuildError, match=r"only what is redistributable: .*12 LicenseRef-agreement"):
+        stages.publish(made, asked=Asked(only="redistributable"))
+    assert stages.publish(made)[0].digest == whole.digest

@@ -40,9 +40,9 @@ def table(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six images under everything, in two shards."""
-    folder = tested.equalized(tmp_path_factory.mktemp("made"), 6)
-    robustness.write(folder, EVERYTHING, rows_per_file=3 * len(perturb.CONDITIONS))
+    """Four images under everything, in two shards."""
+    folder = tested.equalized(tmp_path_factory.mktemp("made"), 4)
+    robustness.write(folder, EVERYTHING, rows_per_file=2 * len(perturb.CONDITIONS))
     return folder
 
 
@@ -105,12 +105,12 @@ def test_partners_share_noise_crop_and_the_network_they_went_through(made: Path)
 
 def test_the_no_pixel_probes_of_the_audit_find_nothing(tmp_path: Path) -> None:
     folder = tested.equalized(tmp_path / "r", 60, side=256)
-    robustness.write(folder, Wanted("all", sweep_images=4))
+    robustness.write(folder, Wanted("all", sweep_images=2))
     (tmp_path / "alone" / "data").mkdir(parents=True)
     for path in (folder / "data" / "robustness").glob("*"):
         shutil.copy(path, tmp_path / "alone" / "data")
     target = read(tmp_path / "alone")
-    assert len(target.table) == 60 + 4 * (len(perturb.CONDITIONS) - 1)
+    assert len(target.table) == 60 + 2 * (len(perturb.CONDITIONS) - 1)
     view = View(None, target.table, 0, 0)
     value, _ = joint([p for p in view.probes if p.gate], view.cases("origin", ALL, [])[1], 0)
     assert value is not None
@@ -132,7 +132,7 @@ def test_an_audit_of_a_release_leaves_the_conditions_aside(made: Path) -> None:
 def test_the_bytes_do_not_depend_on_workers_or_on_who_answers_first(tmp_path: Path) -> None:
     here, there = tested.equalized(tmp_path / "here", 8), tested.equalized(tmp_path / "there", 8)
     said = robustness.write(here, Wanted("social"), rows_per_file=5)
-    ordered = partial(engine.ordered, pool=engine.Pool(workers=3))
+    ordered = partial(engine.ordered, pool=engine.Pool(workers=2))
     assert robustness.write(there, Wanted("social"), rows_per_file=5, map=ordered) == said
     assert tested.digests(there) == tested.digests(here)
     assert {Path(name).name: str(facts["sha256"]) for name, facts in said.items()} == tested.digests(here)
@@ -140,7 +140,7 @@ def test_the_bytes_do_not_depend_on_workers_or_on_who_answers_first(tmp_path: Pa
 
 def test_a_row_does_not_depend_on_how_the_test_split_is_cut_or_on_what_else_is_in_the_set(made: Path, tmp_path: Path) -> None:
     whole = {row["id"]: row["sha256"] for row in table(made)}
-    folder = tested.equalized(tmp_path, 6, files=3)
+    folder = tested.equalized(tmp_path, 4, files=3)
     robustness.write(folder, Wanted("social"))
     assert {row["id"]: row["sha256"] for row in table(folder)}.items() <= whole.items()
 

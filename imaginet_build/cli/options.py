@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,11 @@ CheckpointOption = Annotated[Path | None, typer.Option("--checkpoint", help="A t
 
 def say(document: Any, text: str, as_json: bool) -> None:
     """One document on stdout: as JSON, or as the words a person reads."""
-    print(json.dumps(document, indent=1, ensure_ascii=False) if as_json else text.rstrip("\n"))
+    try:
+        print(json.dumps(document, indent=1, ensure_ascii=False) if as_json else text.rstrip("\n"), flush=True)
+    except BrokenPipeError:
+        # The reader went away (`| head`); what was found, and so the exit code, is the same.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def open_session(

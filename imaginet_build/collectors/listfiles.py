@@ -127,7 +127,7 @@ def _header(path: Path) -> dict[str, pa.DataType | None]:
             if any(names):
                 return dict.fromkeys(names)
         return {}
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise UsageError(f"{path} cannot be read as a list of URLs: {_first_line(error)}") from None
 
 
@@ -310,7 +310,11 @@ def _parquet(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Cell
     number = 0
     names = list(dict.fromkeys(columns.values()))
     with path.open("rb") as raw:
-        groups = rowgroups.RowGroups(raw)
+        try:
+            groups = rowgroups.RowGroups(raw)
+        except Broken as error:
+            yield 1, Refusal("broken-list", _first_line(error))
+            return
         for group, length in enumerate(groups.lengths):
             start = number
             try:
@@ -321,8 +325,8 @@ def _parquet(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Cell
                     for row in range(batch.num_rows):
                         number += 1
                         yield number, _short({field: column[row] for field, column in values.items()})
-            except Broken as error:
-                reason = "bomb" if error.reason == "bomb" else "broken-list"
+            except (Broken, pa.ArrowException, OSError, ValueError, OverflowError) as error:
+                reason = "bomb" if isinstance(error, Broken) and error.reason == "bomb" else "broken-list"
                 yield number + 1, Refusal(reason, f"row group {group} breaks off: {_first_line(error)}")
             number = start + length
 

@@ -16,7 +16,10 @@ from imaginet_build.collectors.members import FREE_BYTES, MAX_RATIO, Broken, Bro
 _FREE_ROWS = 100_000
 """A row group of more rows than this and than it has bytes is a bomb: nothing that is said in a row is less than a byte."""
 
-_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
+_WIDTHS = (1, 4, 8, 12, 4, 8)
+"""Bytes of a value of each physical type: BOOLEAN, INT32, INT64, INT96, FLOAT, DOUBLE."""
+
+_BYTE_ARRAY = 6
 _COUNTED_ROWS = 4096
 _LEAST_VALUE = 8
 """Bytes that a value of a list takes in memory beside its content."""
@@ -35,18 +38,21 @@ class RowGroups:
         try:
             self.file = pq.ParquetFile(raw, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True)
             self.schema = self.file.schema_arrow
+            self.stated = pages.row_groups(raw)
+            if any(len(group.columns) != len(self.file.schema) for group in self.stated):
+                raise ValueError("it states other columns than its schema has")
         except BrokeOff:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise Broken("truncated" if "footer" in str(error).lower() else "damaged", _said(error)) from error
-        self.lengths = [self.file.metadata.row_group(group).num_rows for group in range(self.file.num_row_groups)]
+        self.lengths = [stated.rows for stated in self.stated]
 
     def batches(self, group: int, columns: Sequence[str], most: int) -> Iterator[pa.RecordBatch]:
         """The columns, at most `most` rows at a time: as many as surely fit into `FREE_BYTES`, and one at least."""
         leaves = self._leaves(group, columns)
         largest = sum(FREE_BYTES if (known := self._extent(group, n)) is None else known.largest for n in leaves)
         rows = max(1, min(most, FREE_BYTES // max(largest, 1)))
-        packed = sum(self.file.metadata.row_group(group).column(n).total_compressed_size for n in leaves)
+        packed = sum(self.stated[group].columns[n].packed for n in leaves)
         came = 0
         try:
             for batch in self.file.iter_batches(rows, [group], list(columns), use_threads=False):
@@ -71,27 +77,26 @@ class RowGroups:
 
     def _leaves(self, group: int, columns: Sequence[str]) -> list[int]:
         """The numbers of the stored columns that make up these."""
-        stated = self.file.metadata.row_group(group)
-        paths = [stated.column(number).path_in_schema for number in range(stated.num_columns)]
-        return [n for n, path in enumerate(paths) if any(path == c or path.startswith(f"{c}.") for c in columns)]
+        paths = enumerate(column.path for column in self.stated[group].columns)
+        return [n for n, path in paths if any(path == c or path.startswith(f"{c}.") for c in columns)]
 
     def _extent(self, group: int, number: int) -> pages.Extent | None:
         """What a stored column's pages come to; None where knowing it would mean fetching a long column twice."""
         if self.group != group:
             self.group, self.extents = group, {}
         if number not in self.extents:
-            column = self.file.metadata.row_group(group).column(number)
-            cheap = column.total_compressed_size <= FREE_BYTES or isinstance(self.raw, io.BufferedReader)
+            column = self.stated[group].columns[number]
+            cheap = column.packed <= FREE_BYTES or isinstance(self.raw, io.BufferedReader)
             self.extents[number] = pages.extent(self.raw, column, _limit) if cheap else None
         return self.extents[number]
 
     def _stated_too_much(self, group: int, columns: Sequence[str]) -> Fault | None:
-        stated = self.file.metadata.row_group(group)
-        stored = sum(stated.column(number).total_compressed_size for number in range(stated.num_columns))
-        if stated.num_rows > max(_FREE_ROWS, stored):
-            return "bomb", f"row group {group} has {stated.num_rows:,} rows in {stored:,} bytes: nothing is as small"
+        stated = self.stated[group]
+        stored = sum(column.packed for column in stated.columns)
+        if stated.rows > max(_FREE_ROWS, stored):
+            return "bomb", f"row group {group} has {stated.rows:,} rows in {stored:,} bytes: nothing is as small"
         for number in self._leaves(group, columns):
-            full, packed = stated.column(number).total_uncompressed_size, stated.column(number).total_compressed_size
+            full, packed = stated.columns[number].full, stated.columns[number].packed
             if full > _limit(packed):
                 return "bomb", f"{packed:,} bytes of row group {group} would become {full:,}"
             known = self._extent(group, number)
@@ -101,18 +106,18 @@ class RowGroups:
 
     def _shared_too_much(self, group: int, columns: Sequence[str]) -> Fault | None:
         for number in self._leaves(group, columns):
-            column = self.file.metadata.row_group(group).column(number)
-            limit = _limit(column.total_compressed_size)
+            column = self.stated[group].columns[number]
+            limit = _limit(column.packed)
             known = self._extent(group, number)
             if known is None:
                 continue
             if self.file.schema.column(number).max_repetition_level:  # one row's list alone might not fit: nothing is opened
                 content = self._of_lists(group, number, known, limit)
                 if content > limit:
-                    return "bomb", f"{column.path_in_schema} of row group {group}: its lists may come to {content:,} bytes"
+                    return "bomb", f"{column.path} of row group {group}: its lists may come to {content:,} bytes"
             elif known.content > limit:
                 try:
-                    for _ in self.batches(group, [column.path_in_schema], _COUNTED_ROWS):
+                    for _ in self.batches(group, [column.path], _COUNTED_ROWS):
                         pass
                 except Broken as error:  # damage is told where it is read, after the rows before it
                     if error.reason == "bomb":
@@ -124,14 +129,15 @@ class RowGroups:
 
         They are counted by what they name of the dictionary, without being made.
         """
-        column = self.file.metadata.row_group(group).column(number)
+        column = self.stated[group].columns[number]
         if known.values * _LEAST_VALUE > limit:
             return known.values * _LEAST_VALUE
-        if column.physical_type != "BYTE_ARRAY":
-            return known.values * _WIDTHS.get(column.physical_type, int(self.file.schema.column(number).length))
+        if column.kind != _BYTE_ARRAY:
+            width = _WIDTHS[column.kind] if column.kind < len(_WIDTHS) else int(self.file.schema.column(number).length)
+            return known.values * width
         if known.content <= limit or known.prefixed:
             return known.content
-        path = column.path_in_schema
+        path = column.path
         total = 0
         try:
             named = pq.ParquetFile(self.raw, metadata=self.file.metadata, read_dictionary=[path], pre_buffer=False)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from imaginet_build.collectors.members import ARCHIVES, Broken, Member, Reader, Unreadable, must_end, printable
+from imaginet_build.collectors.members import ARCHIVES, Broken, BrokeOff, Member, Reader, Unreadable, must_end, printable
 from imaginet_build.records import EXTENSIONS, Refusal
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,9 @@ def samples(
                 _note(sample.row, suffix, member)
             else:
                 others[suffix] += 1
-    except Broken:
+    except BrokeOff:
+        raise
+    except Exception:  # whatever ends the archive, what stands before it stays
         yield from sample.flushed()
         raise
     yield from sample.flushed()

@@ -15,11 +15,26 @@ from imaginet_build.baseline.data import Rows
 from imaginet_build.baseline.evaluate import evaluate
 from imaginet_build.records import random_of
 
+SOME = (
+    "centre",
+    "social",
+    "jpeg-40",
+    "jpeg-100",
+    "webp-70",
+    "resize-12-12",
+    "resize-12-5",
+    "blur-0.5",
+    "noise-8",
+    "crop-to-96",
+)
+
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tested.equalized(tmp_path_factory.mktemp("robust"), 10, side=256)
-    robustness.write(folder, robustness.Wanted("all"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(perturb, "CONDITIONS", {name: perturb.CONDITIONS[name] for name in SOME})
+        robustness.write(folder, robustness.Wanted("all"))
     return folder
 
 
@@ -35,7 +50,7 @@ def seeing(rows: Rows) -> np.ndarray:
 
 def test_every_condition_has_its_rows_and_their_bytes(release: Path) -> None:
     parts = robust.conditions(release)
-    assert list(parts) == list(perturb.CONDITIONS)
+    assert list(parts) == list(SOME)
     for name, rows in parts.items():
         assert (len(rows), int(rows.label.sum()), len(set(rows.group))) == (10, 5, 10)
         side = int(name.removeprefix("crop-to-")) if name.startswith("crop-to-") else 256
@@ -46,7 +61,7 @@ def test_figures_curves_and_the_worst_condition(release: Path) -> None:
     found = robust.judged(release, seeing, bootstrap=50)
     assert found is not None
     conditions = found["conditions"]
-    assert list(conditions) == list(perturb.CONDITIONS)
+    assert list(conditions) == list(SOME)
     assert (found["worst"], found["plain"]) == ("jpeg-40", "centre")
     assert conditions["centre"]["auc"] == conditions["social"]["auc"] == 1
     assert conditions["jpeg-40"]["auc"] < 0.9
@@ -54,15 +69,12 @@ def test_figures_curves_and_the_worst_condition(release: Path) -> None:
     # The threshold stays: under noise every image is called real, though the order is still right.
     assert (conditions["noise-8"]["auc"], conditions["noise-8"]["balanced_accuracy"]) == (1, 0.5)
     assert (conditions["noise-8"]["found"], conditions["noise-8"]["false_alarms"]) == (0, 0)
-    assert (conditions["blur-1"]["found"], conditions["blur-1"]["false_alarms"]) == (1, 0)
+    assert (conditions["blur-0.5"]["found"], conditions["blur-0.5"]["false_alarms"]) == (1, 0)
     curves = found["curves"]
-    assert {kind: len(points) for kind, points in curves.items()} == {
-        "jpeg": 13, "webp": 13, "resize": 11, "blur": 5, "noise": 4, "crop": 5,
+    assert {kind: [point[0] for point in points] for kind, points in curves.items()} == {
+        "jpeg": [40, 100], "webp": [70], "resize": [1, 2.4], "blur": [0.5], "noise": [8], "crop": [96],
     }  # fmt: skip
-    assert [p[0] for p in curves["jpeg"]] == list(range(40, 101, 5))
     assert curves["jpeg"][0] == [40, conditions["jpeg-40"]["auc"], *conditions["jpeg-40"]["ci95"]]
-    assert [p[0] for p in curves["resize"]] == [round(12 / i, 4) for i in range(12, 1, -1)]
-    assert [p[0] for p in curves["blur"]] == [0.5, 1, 1.5, 2, 3]
 
 
 def test_a_release_without_the_set_has_no_figures(tmp_path: Path) -> None:
@@ -78,9 +90,5 @@ def test_a_trained_detector_is_judged_on_it_and_the_report_shows_it(tiny: Path, 
     assert list(social) == ["social"]
     assert social["social"]["n_real"] == social["social"]["n_synthetic"] == 16
     assert 0 <= social["social"]["auc"] <= 1
-    assert (
-        found["tracks"]["origin"]["threshold"]
-        == evaluate(tiny, checkpoints=[trained], bootstrap=20).document["tracks"]["origin"]["threshold"]
-    )
     assert "robustness,social,auc" in (tmp_path / "baseline" / "results.csv").read_text()
     assert "Robustness: under each condition" in [b["title"].partition(",")[0] for b in report._breakdowns(found)]

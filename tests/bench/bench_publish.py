@@ -157,7 +157,7 @@ def run(code: str, *arguments: object) -> list[float]:
     return said
 
 
-def beside_datasets(root: Path, n: int = 3000, rounds: int = 5) -> list[Row]:
+def beside_datasets(root: Path, n: int = 6000, rounds: int = 3) -> list[Row]:
     """The native view of `n` photographs: `publish` and `datasets`, in turns."""
     born = work_folder(root, n)
     pairs = []

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from packing import KINDS, member, pack, parquet, tar, zipped
 from pictures import bomb, jpeg, write
 
-from imaginet_build.collectors import archive, members
+from imaginet_build.collectors import archive, members, pages
 from imaginet_build.collectors.archive import Archive
 from imaginet_build.collectors.members import Seen
 from imaginet_build.errors import BuildError
@@ -468,6 +468,42 @@ def test_a_cell_that_is_no_text_costs_its_own_row_and_a_day_that_cannot_be_is_no
     days = {item.source_key: item.date for item in found if isinstance(item, Found)}
     assert days["a.parquet/2"] is None
     assert str(days["a.parquet/0"]).startswith("1970-01-01")
+
+
+CONTRADICTING = Path(__file__).parents[1] / "data" / "contradicting.parquet"
+"""A footer whose statistics contradict its schema in one byte: pyarrow 26 ends the process when it is asked for that column."""
+
+READ_ALL = """
+import sys
+from imaginet_build.collectors.archive import Archive
+from imaginet_build.collectors.urllist import UrlList
+from imaginet_build.records import Refusal, Want
+(found,) = Archive(sys.argv[1], origin="real", caption="tags").find(Want("archive", None, 0))
+listed = list(UrlList(sys.argv[1], {}, "real").rows(Want("urls", None, 0)))
+print(found.reason, len(listed), sum(isinstance(row, Refusal) for row in listed))
+"""
+
+
+def test_a_footer_that_contradicts_itself_ends_its_file_and_not_the_process():
+    done = subprocess.run([sys.executable, "-c", READ_ALL, CONTRADICTING], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "damaged"), done.stderr
+    assert done.stdout.split()[1] != "0"
+
+
+def test_a_footer_is_read_as_arrow_reads_it(tmp_path):
+    table = pa.table({"image": [{"bytes": JPEG, "path": "a.jpg"}] * 9, "said": [["a", "b"]] * 9, "n": list(range(9))})
+    for written in ({}, {"use_dictionary": False, "version": "1.0"}, {"compression": "zstd", "data_page_version": "2.0"}):
+        pq.write_table(table, tmp_path / "a.parquet", row_group_size=4, **written)
+        known = pq.ParquetFile(tmp_path / "a.parquet").metadata
+        with (tmp_path / "a.parquet").open("rb") as file:
+            groups = pages.row_groups(file)
+        assert [group.rows for group in groups] == [4, 4, 1]
+        for number, group in enumerate(groups):
+            for place, column in enumerate(group.columns):
+                theirs = known.row_group(number).column(place)
+                begin = theirs.dictionary_page_offset if theirs.has_dictionary_page else theirs.data_page_offset
+                sizes = (theirs.path_in_schema, theirs.total_compressed_size, theirs.total_uncompressed_size, begin)
+                assert (column.path, column.packed, column.full, column.begin) == sizes
 
 
 def test_a_key_that_is_no_text_is_refused_by_its_row(tmp_path):

@@ -25,7 +25,7 @@ from pictures import jpeg, png, write
 
 from imaginet_build import cards, engine
 from imaginet_build.collect import collect
-from imaginet_build.collectors import hub
+from imaginet_build.collectors import hub, streams
 from imaginet_build.collectors.hub import Hub
 from imaginet_build.engine import Pool
 from imaginet_build.errors import MissingExtra, UsageError
@@ -259,12 +259,13 @@ def test_what_is_here_already_is_not_delivered_again(photos, settings, here):
 
 def test_a_shard_that_is_here_is_not_opened_and_a_run_of_rows_at_the_start_of_one_is_skipped(photos, monkeypatch):
     """How long a shard is, its Parquet file says at its end: a few bytes in place of the whole."""
-    skipped, opened = [], []
-    skip, shard = datasets.IterableDataset.skip, datasets.IterableDataset.shard
-    monkeypatch.setattr(datasets.IterableDataset, "skip", lambda stream, n: skipped.append(n) or skip(stream, n))
-    monkeypatch.setattr(datasets.IterableDataset, "shard", lambda stream, n, i: opened.append(i) or shard(stream, n, i))
+    opened = []
+    read = streams._of_parquet
+    monkeypatch.setattr(
+        streams, "_of_parquet", lambda path, n, names: opened.append((path.name[:11], n)) or read(path, n, names)
+    )
     assert list(find(photos, want({*NAMES[:6], NAMES[8]}))) == [*NAMES[6:8], *NAMES[9:]]
-    assert (opened, skipped) == ([1, 2], [2, 1])
+    assert opened == [("train-00001", 2), ("train-00002", 1)]
 
 
 # --- the seed ----------------------------------------------------------------------------------------------------------

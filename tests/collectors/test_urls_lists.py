@@ -278,6 +278,13 @@ def test_flaws_of_parquet(tmp_path):
     ]
 
 
+def test_a_parquet_list_whose_columns_have_no_names_in_utf8_is_refused_at_once(tmp_path):
+    pq.write_table(pa.table({"url": ["http://a.example/1.jpg"], "caption": ["a"]}), tmp_path / "a.parquet")
+    path = written(tmp_path / "b.parquet", (tmp_path / "a.parquet").read_bytes().replace(b"caption", b"capti\xffn"))
+    with pytest.raises(UsageError, match="cannot be read as a list of URLs"):
+        rows(path)
+
+
 def test_a_day_that_no_calendar_has_is_none_in_a_parquet_list_and_costs_nothing(tmp_path):
     days = pa.array([0, 2**62, 86_400_000_000], pa.int64()).view(pa.timestamp("us"))
     table = pa.table({"url": [f"http://a.example/{n}.jpg" for n in range(3)], "date": days})

@@ -118,6 +118,8 @@ class Hub:
     large: re.Pattern[str] = LARGE
     cut: str = ""
     """Files of this name are handed out with fewer bytes than announced."""
+    ignored: str = ""
+    """Files of this name are in the repository's .gitignore: clients leave them out without a word."""
     spoiled: bytes = b""
     """These bytes are handed out otherwise, wherever they stand."""
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -266,7 +268,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 path, old = asked["path"], place[1].files.get(asked["path"])
                 mode = "lfs" if self.hub.large.search(path) else "regular"
                 oid = None if old is None else sha256(old) if mode == "lfs" else blob(old)
-                rows.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **({"oid": oid} if oid else {})})
+                rows.append(
+                    {
+                        "path": path,
+                        "uploadMode": mode,
+                        "shouldIgnore": bool(self.hub.ignored) and self.hub.ignored in path,
+                        **({"oid": oid} if oid else {}),
+                    }
+                )
             self.say(200, {"files": rows, "commitOid": place[1].oid})
 
     def on_batch(self, body: bytes, repo: str) -> None:
