@@ -188,7 +188,7 @@ def look(folder: Path, view: str, rows: Rows) -> Pixels:
     codecs: Counter[str] = Counter()
     for path in (p for paths in release.shards(folder, view).values() for p in paths):
         # A few rows at a time, nothing read ahead: not even a row group need fit into memory.
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
             for batch in file.iter_batches(_AT_ONCE, columns=["image"], use_threads=False):
                 column = batch["image"]
                 images = pc.struct_field(column, "bytes")

@@ -82,7 +82,7 @@ def test_a_later_version_keeps_what_the_earlier_rows_were_made_by(tmp_path: Path
     assert living.read(tmp_path / "v2").plan.num_rows == 12
 
 
-@pytest.mark.parametrize("place", ["/home/me/x/cat.jsonl", "C:\\Users\\me\\cat.jsonl", "~/data/cat.jsonl"])
+@pytest.mark.parametrize("place", ["/mnt/me/x/cat.jsonl", "C:\\Users\\me\\cat.jsonl", "~/data/cat.jsonl"])
 def test_every_way_to_write_a_place_is_found(place: str) -> None:
     assert releaseprovenance.placeless(f"root = {json.dumps(place)}") == 'root = "path/to/cat.jsonl"'
     assert releaseprovenance.placeless(f"root = '{place}'") == "root = 'path/to/cat.jsonl'"
