@@ -350,7 +350,7 @@ def test_a_folder_that_comes_to_nothing_says_so(tmp_path, caplog):
     [
         (
             {"root": "imges"},
-            r"no folder .*imges; did you mean 'images'\? Say where .*: --set root=DIR .*, options = \{ root = .DIR. \} in .*\.$",
+            r"no folder .*imges; did you mean 'images'\? Say where .*: --set root=DIR.*, options = \{ root = .DIR. \} in .*",
         ),
         ({"root": "zzz"}, r"no folder .*zzz\. Say where the images lie"),
         ({"root": "images", "origin": "painted"}, r"origin = 'painted': it is one of real, synthetic"),
