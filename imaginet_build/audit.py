@@ -15,15 +15,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from imaginet_build.facts import PIXELS, Map, Target
-from imaginet_build.findings import AuditResult, Leak, Row, Skipped, write
-from imaginet_build.gate import LIMIT, PERMUTATIONS, Gate, decide, joint
-from imaginet_build.leaks import leaks_of
-from imaginet_build.markers import markers, self_test
-from imaginet_build.pixel_probes import EXPECTED
-from imaginet_build.probe_tables import RELABELINGS, TRACKS, View, select
-from imaginet_build.probes import ALL
-from imaginet_build.targets import read, read_pair
+from imaginet_build.auditing.facts import PIXELS, Map, Target
+from imaginet_build.auditing.findings import AuditResult, Leak, Row, Skipped, write
+from imaginet_build.auditing.gate import LIMIT, PERMUTATIONS, Gate, decide, joint
+from imaginet_build.auditing.leaks import leaks_of
+from imaginet_build.auditing.markers import markers, self_test
+from imaginet_build.auditing.pixel_probes import EXPECTED
+from imaginet_build.auditing.probe_tables import RELABELINGS, TRACKS, View, select
+from imaginet_build.auditing.probes import ALL
+from imaginet_build.auditing.targets import read, read_pair
 
 __all__ = ["ALL", "AuditResult", "Leak", "Row", "Skipped", "audit", "audit_facts", "audit_folders", "write"]
 

@@ -13,31 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from imaginet_build import (
-    cells,
-    choice,
-    contamination,
-    equalize,
-    frozen,
-    heldout,
-    laws,
-    likeness,
-    planfile,
-    resemblance,
-    shortfall,
-    strata,
-    twins,
-)
-from imaginet_build.cells import SURPLUS, Addition, Bucket, Cell
-from imaginet_build.choice import Candidates, Solved
+from imaginet_build.balancing import cells, choice, equalize, heldout, laws, likeness, planfile, shortfall, strata
+from imaginet_build.balancing.cells import SURPLUS, Addition, Bucket, Cell
+from imaginet_build.balancing.choice import Candidates, Solved
+from imaginet_build.balancing.pool import COLUMNS, Flags, Pool, Rows, screen
+from imaginet_build.balancing.shortfall import Shopping
+from imaginet_build.duplicates import contamination, resemblance, twins
 from imaginet_build.errors import UsageError, suggest
 from imaginet_build.images import MAX_PIXELS
-from imaginet_build.living import Previous
-from imaginet_build.notices import NOTHING_BARRED, Bars
-from imaginet_build.pool import COLUMNS, Flags, Pool, Rows, screen
 from imaginet_build.recipe import Balance, Equalize
 from imaginet_build.records import FACT_SCHEMA, ORIGINS, SPLITS
-from imaginet_build.shortfall import Shopping
+from imaginet_build.releases import frozen
+from imaginet_build.releases.living import Previous
+from imaginet_build.releases.notices import NOTHING_BARRED, Bars
 from imaginet_build.store import Store, write_text
 
 log = logging.getLogger(__name__)

@@ -14,16 +14,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imaginet_build import arrival, availability, catalog, engine, matching, quotas, rules, subjects
-from imaginet_build.arrival import Terms
-from imaginet_build.availability import Availability
-from imaginet_build.candidates import Candidates
+from imaginet_build import catalog, engine, rules
+from imaginet_build.collecting import arrival, availability, matching, quotas, subjects
+from imaginet_build.collecting.arrival import Terms
+from imaginet_build.collecting.availability import Availability
+from imaginet_build.collecting.candidates import Candidates
+from imaginet_build.collecting.entries import Entry, entries
+from imaginet_build.collecting.guards import REASONS
+from imaginet_build.collecting.intake import STAGE, Arrive, Arrived, Segment
+from imaginet_build.collecting.quotas import Stream
 from imaginet_build.collectors import Collector
-from imaginet_build.entries import Entry, entries
 from imaginet_build.errors import BuildError, UsageError
-from imaginet_build.guards import REASONS
-from imaginet_build.intake import STAGE, Arrive, Arrived, Segment
-from imaginet_build.quotas import Stream
 from imaginet_build.recipe import Collect, Generate
 from imaginet_build.records import EXTENSIONS, Found, Refusal, Want
 from imaginet_build.store import Store, StoreError

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from imaginet_build import hamming
-from imaginet_build.connect import BUDGET, Confirm, Forest, Places, Rows, components, crossed, first_rows, link
+from imaginet_build.duplicates import hamming
+from imaginet_build.duplicates.connect import BUDGET, Confirm, Forest, Places, Rows, components, crossed, first_rows, link
 from imaginet_build.errors import UsageError
 
 __all__ = ["CONFIRM_RADIUS", "Confirm", "components", "by_chance", "confirm_by", "default_radius", "groups", "pairs", "union"]

@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from imaginet_build import embedded
-from imaginet_build.decoding import MAX_PIXELS, SCALED_SIDE, Seen, bare, decode, load, refusing, see, srgb
 from imaginet_build.errors import BadImage, UsageError
-from imaginet_build.hashing import Grey, confirm_bits, hash_of, hash_to_int, hashes_of, int_to_hash
+from imaginet_build.imagefiles import embedded
+from imaginet_build.imagefiles.decoding import MAX_PIXELS, SCALED_SIDE, Seen, bare, decode, load, refusing, see, srgb
+from imaginet_build.imagefiles.hashing import Grey, confirm_bits, hash_of, hash_to_int, hashes_of, int_to_hash
 from imaginet_build.records import Facts, View
 
 __all__ = [

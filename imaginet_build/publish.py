@@ -22,14 +22,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import features
 
-from imaginet_build import (
+from imaginet_build.balancing import planfile
+from imaginet_build.errors import BuildError, UsageError
+from imaginet_build.records import PLAN_SCHEMA, REJECT_SCHEMA, SPLITS, table_of
+from imaginet_build.releases import (
     cardlint,
     carrying,
     changelog,
     datasetcard,
     living,
     metadatatable,
-    planfile,
     release,
     releasefolder,
     releasewriter,
@@ -37,8 +39,6 @@ from imaginet_build import (
     robustness,
     tiers,
 )
-from imaginet_build.errors import BuildError, UsageError
-from imaginet_build.records import PLAN_SCHEMA, REJECT_SCHEMA, SPLITS, table_of
 from imaginet_build.store import Store
 
 log = logging.getLogger(__name__)

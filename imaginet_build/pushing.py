@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imaginet_build import pushplan, readback, release
+from imaginet_build.destinations import pushplan, readback
+from imaginet_build.destinations.hubpush import Moved, Repository
+from imaginet_build.destinations.pushplan import Mine, Plan, Theirs
 from imaginet_build.errors import BuildError, UsageError
-from imaginet_build.hubpush import Moved, Repository
-from imaginet_build.pushplan import Mine, Plan, Theirs
+from imaginet_build.releases import release
 
 log = logging.getLogger(__name__)
 

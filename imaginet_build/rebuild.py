@@ -18,14 +18,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from imaginet_build import cardlint, images, metadatatable, release, releasefolder, reperturb, restoring
-from imaginet_build.carrying import link
+from imaginet_build import images
 from imaginet_build.errors import BadImage, BuildError, UsageError
 from imaginet_build.records import view_of
-from imaginet_build.releasewriter import OrderedMap
-from imaginet_build.restoring import Missing, Places, Shelf
-from imaginet_build.rights import FETCH
-from imaginet_build.shardwriter import ShardWriter
+from imaginet_build.releases import cardlint, metadatatable, release, releasefolder, reperturb, restoring
+from imaginet_build.releases.carrying import link
+from imaginet_build.releases.releasewriter import OrderedMap
+from imaginet_build.releases.restoring import Missing, Places, Shelf
+from imaginet_build.releases.rights import FETCH
+from imaginet_build.releases.shardwriter import ShardWriter
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 
 from imaginet_build import toml
 from imaginet_build.errors import UsageError, suggest
-from imaginet_build.publish_settings import Publish
+from imaginet_build.releases.publish_settings import Publish
 from imaginet_build.rules import Guard, MatchField, Screening, Strata, check_quota
 
 Options = dict[str, Any]

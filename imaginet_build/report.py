@@ -17,7 +17,7 @@ from jinja2 import ChainableUndefined, Environment, PackageLoader
 from markupsafe import Markup
 
 from imaginet_build.errors import UsageError
-from imaginet_build.reportdata import LEAKS, Content, Curve, gather
+from imaginet_build.running.reportdata import LEAKS, Content, Curve, gather
 from imaginet_build.store import write_text
 
 NAME = "report.html"

@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from imaginet_build import contamination, dedup, holdings, images
+from imaginet_build import dedup, images
+from imaginet_build.auditing import holdings
+from imaginet_build.auditing.holdings import Item
+from imaginet_build.duplicates import contamination
 from imaginet_build.errors import BadImage, UsageError
-from imaginet_build.holdings import Item
 from imaginet_build.records import Refusal
 
 BLANK = 1.0

@@ -118,6 +118,9 @@ FLOORS: tuple[frozenset[str], ...] = (
 )
 """From the cellar to the roof. A module imports from its own floor or from below, verbs only from below."""
 
+FOLDERS = {"auditing", "balancing", "collecting", "destinations", "duplicates", "imagefiles", "releases", "running"}
+"""Folders that only sort modules for whoever looks for one: each module in them has a floor of its own."""
+
 VERBS = next(floor for floor in FLOORS if "collect" in floor)
 GROUND = frozenset().union(*FLOORS[:5])
 HANDS = ("generators", "collectors", "detectors")
@@ -134,9 +137,15 @@ def modules() -> list[Path]:
 
 
 def room(path: Path) -> str:
-    """The module or sub-package of `imaginet_build` a file belongs to."""
+    """What has a floor: a module, also one in a folder of `FOLDERS`, or a whole sub-package."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return parts[0]
+    return parts[1] if parts[0] in FOLDERS else parts[0]
+
+
+def named(dotted: str) -> str:
+    """The same for an imported module's full name."""
+    parts = dotted.split(".")[1:]
+    return parts[1] if parts[0] in FOLDERS else parts[0]
 
 
 def imported(tree: ast.AST) -> set[str]:
@@ -151,12 +160,12 @@ def imported(tree: ast.AST) -> set[str]:
     for node in ast.walk(tree):
         if id(node) in guarded:
             continue
-        if isinstance(node, ast.ImportFrom) and node.module == "imaginet_build":
+        if isinstance(node, ast.ImportFrom) and node.module in {"imaginet_build", *(f"imaginet_build.{f}" for f in FOLDERS)}:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("imaginet_build."):
-            found.add(str(node.module).split(".")[1])
+            found.add(named(str(node.module)))
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("imaginet_build.")}
+            found |= {named(alias.name) for alias in node.names if alias.name.startswith("imaginet_build.")}
     return found - {"__version__"}
 
 

@@ -16,8 +16,8 @@ from pictures import jpeg, png
 from PIL import Image
 
 from imaginet_build.audit import AuditResult, audit, audit_facts, audit_folders, write
-from imaginet_build.facts import FACTS, Growing, Target
-from imaginet_build.probes import BYTES_PER_PIXEL
+from imaginet_build.auditing.facts import FACTS, Growing, Target
+from imaginet_build.auditing.probes import BYTES_PER_PIXEL
 
 
 def facts(view: str | None, rows: int, seed: int, leaks: bool) -> pa.Table:

@@ -17,7 +17,7 @@ from pictures import encoded, jpeg, picture
 from PIL import Image
 
 from imaginet_build.cli import main
-from imaginet_build.release import read_manifest
+from imaginet_build.releases.release import read_manifest
 
 
 def two_classes(root: Path, count: int = 15) -> Path:

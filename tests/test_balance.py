@@ -17,15 +17,15 @@ import pytest
 from hypothesis import strategies as st
 from scipy import stats
 
-from imaginet_build import planfile
 from imaginet_build.balance import Balanced, balance, composition
-from imaginet_build.cells import Bucket, Cell
+from imaginet_build.balancing import planfile
+from imaginet_build.balancing.cells import Bucket, Cell
+from imaginet_build.balancing.pool import COLUMNS
 from imaginet_build.errors import BuildError, UsageError
-from imaginet_build.pool import COLUMNS
 from imaginet_build.recipe import Balance, Equalize
 from imaginet_build.records import FACT_SCHEMA, random_of
+from imaginet_build.running.summaries import balance_text
 from imaginet_build.store import Store, StoreError
-from imaginet_build.summaries import balance_text
 
 LAW = Equalize(side=(64, 128), step=32)
 

@@ -185,7 +185,7 @@ def test_a_fault_of_the_disk_says_what_to_do(
     def fail(*_: object) -> None:
         raise OSError(number, "at fault", "parts/a.parquet")
 
-    monkeypatch.setattr("imaginet_build.stages.doctor", fail)
+    monkeypatch.setattr("imaginet_build.running.stages.doctor", fail)
     with pytest.raises(SystemExit) as ended:
         cli.main(["doctor"])
     said = capsys.readouterr().err
@@ -199,7 +199,7 @@ def test_any_other_fault_of_the_system_is_not_hidden(monkeypatch: pytest.MonkeyP
     def fail(*_: object) -> None:
         raise ProcessLookupError(3, "no such process")
 
-    monkeypatch.setattr("imaginet_build.stages.doctor", fail)
+    monkeypatch.setattr("imaginet_build.running.stages.doctor", fail)
     with pytest.raises(ProcessLookupError):
         cli.main(["doctor"])
 

@@ -25,13 +25,16 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from imaginet_build import collect as module
-from imaginet_build import engine, images, intake, jpegfile, regions, summaries, watermark
+from imaginet_build import engine, images
 from imaginet_build.collect import Collected, collect, folders
+from imaginet_build.collecting import intake, regions, watermark
 from imaginet_build.collectors.folder import Folder
 from imaginet_build.engine import Pool
 from imaginet_build.errors import BuildError, UsageError
+from imaginet_build.imagefiles import jpegfile
 from imaginet_build.recipe import Collect
 from imaginet_build.records import Want
+from imaginet_build.running import summaries
 from imaginet_build.store import Store, StoreError
 
 ONE = Pool(workers=1)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from peakmemory import CODE
 
-from imaginet_build import connect, dedup, hamming, images, perturb
+from imaginet_build import dedup, images, perturb
+from imaginet_build.duplicates import connect, hamming
 from imaginet_build.errors import BadImage, BuildError, UsageError
 
 Hashes = NDArray[np.uint64]

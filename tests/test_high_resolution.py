@@ -13,7 +13,7 @@ import pytest
 
 from imaginet_build import catalog, recipe
 from imaginet_build.balance import Balanced, balance
-from imaginet_build.equalize import sides_of
+from imaginet_build.balancing.equalize import sides_of
 from imaginet_build.recipe import Collect, Equalize, Generate
 from imaginet_build.records import SCHEMA, random_of
 from imaginet_build.store import Store

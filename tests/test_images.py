@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
-from imaginet_build import hashing, images
+from imaginet_build import images
 from imaginet_build.errors import BadImage, UsageError
+from imaginet_build.imagefiles import hashing
 from imaginet_build.records import View
 
 CODECS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")

@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from imaginet_build import datasetcard, images, release
+from imaginet_build import images
 from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.publish import publish
 from imaginet_build.records import Record, make_id, random_of
-from imaginet_build.releasewriter import Rendered, Task
+from imaginet_build.releases import datasetcard, release
+from imaginet_build.releases.releasewriter import Rendered, Task
 from imaginet_build.store import Store
 
 HOSTILE = "a | <b>bold</b> `cat`\n---\nname: x"
@@ -213,9 +214,7 @@ def test_what_is_left_out_is_listed_with_its_reason(made: tuple[Store, Path]) ->
 
 
 @pytest.mark.parametrize(("parts", "backwards"), [(1, False), (7, True)])
-def test_the_digest_does_not_depend_on_parts(
-    made: tuple[Store, Path], tmp_path: Path, parts: int, backwards: bool
-) -> None:
+def test_the_digest_does_not_depend_on_parts(made: tuple[Store, Path], tmp_path: Path, parts: int, backwards: bool) -> None:
     _, folder = made
     store = work_folder(tmp_path / "w", parts=parts, backwards=backwards)
     publish(

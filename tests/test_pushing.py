@@ -17,9 +17,11 @@ import pytest
 import small_release
 from hub_client import turn_to
 
-from imaginet_build import hubpush, pushing, readback, release
+from imaginet_build import pushing
+from imaginet_build.destinations import hubpush, readback
+from imaginet_build.destinations.hubpush import Repository
 from imaginet_build.errors import BuildError, MissingExtra, UsageError
-from imaginet_build.hubpush import Repository
+from imaginet_build.releases import release
 
 pytest.importorskip("datasets")
 

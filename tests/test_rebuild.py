@@ -18,10 +18,12 @@ from inline import Inline
 from licensed import Built, images_of, rows, session, work
 from pictures import jpeg
 
-from imaginet_build import catalog, engine, rebuild, rebuilding, release, releasefolder, restoring, rights, stages
-from imaginet_build.clearance import Asked
+from imaginet_build import catalog, engine, rebuild
 from imaginet_build.errors import BuildError, UsageError
-from imaginet_build.restoring import Others
+from imaginet_build.releases import release, releasefolder, restoring, rights
+from imaginet_build.releases.restoring import Others
+from imaginet_build.running import rebuilding, stages
+from imaginet_build.running.clearance import Asked
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -15,7 +15,7 @@ from imaginet_build import images
 from imaginet_build.errors import UsageError
 from imaginet_build.records import Record, make_id
 from imaginet_build.report import heat_maps, report
-from imaginet_build.reportdata import gather
+from imaginet_build.running.reportdata import gather
 from imaginet_build.store import Store
 
 HOSTILE = "</script><script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)> \"quoted\" {{ 7*7 }}"

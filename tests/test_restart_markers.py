@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pictures import picture
 from PIL import Image
 
-from imaginet_build import images, jpegfile
+from imaginet_build import images
+from imaginet_build.imagefiles import jpegfile
 from imaginet_build.records import View
 
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")

@@ -11,7 +11,8 @@ import pytest
 from command import run
 from pictures import encoded, picture
 
-from imaginet_build import contamination, sketch
+from imaginet_build import sketch
+from imaginet_build.duplicates import contamination
 from imaginet_build.errors import UsageError
 
 HELD = {f"{i}.png": encoded(picture(i)) for i in range(4)}

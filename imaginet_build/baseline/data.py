@@ -17,10 +17,11 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from PIL import Image
 
-from imaginet_build import images, release
+from imaginet_build import images
 from imaginet_build.baseline.augment import Augmentation, Pixels, augment
 from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.records import EXTENSIONS, ORIGINS, make_id, random_of
+from imaginet_build.releases import release
 
 log = logging.getLogger(__name__)
 

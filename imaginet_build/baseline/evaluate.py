@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from imaginet_build import bias, catalog, crossfit
+from imaginet_build import catalog
+from imaginet_build.auditing import bias, crossfit
 from imaginet_build.baseline import metrics, robust
 from imaginet_build.baseline.data import Rows, folders, splits
 from imaginet_build.baseline.metrics import Figures, Floats

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from imaginet_build import release
 from imaginet_build.baseline import metrics
 from imaginet_build.baseline.data import Rows, from_parquet, places_of
 from imaginet_build.baseline.metrics import Figures, Floats
 from imaginet_build.records import ORIGINS
+from imaginet_build.releases import release
 
 CONFIG = "robustness"
 PLAIN = "centre"

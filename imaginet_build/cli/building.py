@@ -42,7 +42,8 @@ def run(
     show: Annotated[bool, typer.Option("--list", help="List the shipped recipes.")] = False,
 ) -> None:
     """The whole pipeline, each stage skipping what is done: collect, generate, balance, publish, baseline, report."""
-    from imaginet_build import catalog, pipeline, summaries
+    from imaginet_build import catalog
+    from imaginet_build.running import pipeline, summaries
 
     if show:
         known = catalog.files("pipelines")
@@ -73,7 +74,7 @@ def prompts(
     from dataclasses import asdict
 
     from imaginet_build import prompts as texts
-    from imaginet_build import summaries
+    from imaginet_build.running import summaries
 
     made = texts.expand(source, count, seed)
     if out is not None:
@@ -97,7 +98,8 @@ def generate(
     show: ListOption = False,
 ) -> None:
     """Draw what the recipe orders, going on where an earlier run stopped."""
-    from imaginet_build import catalog, pipeline, stages, summaries
+    from imaginet_build import catalog
+    from imaginet_build.running import pipeline, stages, summaries
 
     if show:
         return say_listing(catalog.listing("generators"), as_json)
@@ -123,7 +125,8 @@ def collect(
     show: ListOption = False,
 ) -> None:
     """Fetch the images the recipe names, bytes as delivered, and measure them."""
-    from imaginet_build import catalog, pipeline, stages, summaries
+    from imaginet_build import catalog
+    from imaginet_build.running import pipeline, stages, summaries
 
     if show:
         return say_listing(catalog.listing("sources"), as_json)
@@ -154,7 +157,8 @@ def balance(
     as_json: JsonOption = False,
 ) -> None:
     """Decide which images stay: no twin, cells of equal size, groups whole, one law for both classes."""
-    from imaginet_build import plandiff, stages, summaries
+    from imaginet_build.balancing import plandiff
+    from imaginet_build.running import stages, summaries
 
     session = open_session(recipe, work, sets)
     # Read first, so that a work folder can be compared with what it held before.

@@ -38,7 +38,7 @@ def _baseline(
     sets: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    from imaginet_build import stages, summaries
+    from imaginet_build.running import stages, summaries
 
     if context.invoked_subcommand is None:
         document = stages.baseline(open_session(recipe, work, sets), detector)
@@ -54,7 +54,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train the detector on the release, one checkpoint a seed; a killed training goes on where it was."""
-    from imaginet_build import stages
+    from imaginet_build.running import stages
 
     folders = [str(folder) for folder in stages.train(open_session(recipe, work, sets), detector)]
     say({"checkpoints": folders}, "\n".join(folders), as_json)
@@ -72,7 +72,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Judge a detector on both tracks, its threshold fixed on the calibration split, beside its controls."""
-    from imaginet_build import stages, summaries
+    from imaginet_build.running import stages, summaries
 
     document = stages.evaluate(open_session(recipe, work, sets), detector, checkpoint, on)
     say(document, summaries.results_text(document, track), as_json)
@@ -89,7 +89,7 @@ def detect(
 
     Looks with --checkpoint, else with the one trained in --work, else with the small detector that ships.
     """
-    from imaginet_build import stages, summaries
+    from imaginet_build.running import stages, summaries
 
     verdicts = stages.detect(paths, checkpoint, work)
     say(verdicts, summaries.verdicts_text(verdicts), as_json)

@@ -15,7 +15,7 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def report(recipe: RecipeOption = None, work: WorkOption = None, as_json: JsonOption = False) -> None:
     """Everything the work folder holds as one HTML page that opens offline."""
-    from imaginet_build import stages
+    from imaginet_build.running import stages
 
     path = stages.report(open_session(recipe, work, None))
     say({"report": str(path)}, str(path), as_json)
@@ -37,7 +37,7 @@ def rebuild(
 
     What was found is kept: the same command goes on from there. Exit code 1: something could not be had, or is wrong.
     """
-    from imaginet_build import rebuilding, stages
+    from imaginet_build.running import rebuilding, stages
 
     several = stages.several(open_session(None, None, None, trust))
     done = rebuilding.rebuild(release, out, verify=verify, given=source or (), trust=trust, map=several)
@@ -54,7 +54,7 @@ def sketch(
     as_json: JsonOption = False,
 ) -> None:
     """Hashes of a data set in one small file, without a pixel: for `balance --sketch` and `audit --sketch`."""
-    from imaginet_build import stages, summaries
+    from imaginet_build.running import stages, summaries
 
     done = stages.sketch(target, out, name, edition, open_session(None, None, None))
     say(done.to_json(), summaries.sketch_text(done.to_json()), as_json)
@@ -68,7 +68,7 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """What release B holds otherwise than release A: rows by cell, splits, class names, the gate, and the bytes of both."""
-    from imaginet_build import releasediff
+    from imaginet_build.releases import releasediff
 
     done = releasediff.compare(before, after)
     say(done.to_json(), releasediff.text(done), as_json)
@@ -81,7 +81,7 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """What works on this machine, and how to mend what does not."""
-    from imaginet_build import stages, summaries
+    from imaginet_build.running import stages, summaries
 
     found = stages.doctor(work, online)
     say(found, summaries.doctor_text(found), as_json)

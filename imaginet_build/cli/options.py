@@ -16,7 +16,7 @@ from imaginet_build.errors import UsageError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from imaginet_build.workspace import Session
+    from imaginet_build.running.workspace import Session
 
 RecipeOption = Annotated[str | None, typer.Option("--recipe", "-r", help="A recipe file, or the name of a shipped one.")]
 WorkOption = Annotated[Path | None, typer.Option("--work", "-w", help="The work folder (default: work/<recipe name>).")]
@@ -45,7 +45,7 @@ def open_session(
     recipe: str | None, work: Path | None, sets: Sequence[str] | None, trust: bool = False, what: str = ""
 ) -> Session:
     """The recipe and the work folder of a call; `what` names the unit on the progress bar."""
-    from imaginet_build import workspace
+    from imaginet_build.running import workspace
 
     return workspace.open_session(recipe, work, sets or (), trust=trust, progress=Bar(what))
 

@@ -30,7 +30,7 @@ def audit(
     as_json: JsonOption = False,
 ) -> None:
     """Prove, or disprove, that no label can be guessed without looking at the picture. Exit code 3: it can."""
-    from imaginet_build import stages, summaries
+    from imaginet_build.running import stages, summaries
 
     if (real is None) != (fake is None) or (target is not None and real is not None):
         raise UsageError("give one target, or both --real DIR and --fake DIR")
@@ -82,8 +82,8 @@ def publish(
 
     The Hub's token is the one of hf auth login, or HF_TOKEN. A push that was interrupted goes on with the same command.
     """
-    from imaginet_build import delivery, stages, summaries
-    from imaginet_build.clearance import Asked
+    from imaginet_build.running import delivery, stages, summaries
+    from imaginet_build.running.clearance import Asked
 
     if check is not None:
         if out is not None or repo is not None:

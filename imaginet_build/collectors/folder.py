@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from imaginet_build import containers
 from imaginet_build.collectors import listfiles
 from imaginet_build.errors import BadImage, UsageError, suggest
+from imaginet_build.imagefiles import containers
 from imaginet_build.records import EXTENSIONS, ORIGINS, Found, Origin, Refusal, Want, make_id
 
 log = logging.getLogger(__name__)

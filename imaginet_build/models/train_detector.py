@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from imaginet_build import images, release
+from imaginet_build import images
 from imaginet_build.baseline.evaluate import evaluate
 from imaginet_build.baseline.export import export
 from imaginet_build.baseline.train import Settings, train
@@ -34,6 +34,7 @@ from imaginet_build.detectors.checkpoint import CONFIG
 from imaginet_build.errors import BadImage
 from imaginet_build.models import photographs
 from imaginet_build.records import make_id, random_of
+from imaginet_build.releases import release
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageFilter
 
-from imaginet_build import images, release
+from imaginet_build import images
+from imaginet_build.releases import release
 
 GENERATORS = {"soft": "gan", "softer": "sd"}
 NAMES = release.Names(("faces", "photos"), ("real", "gan", "sd"), ("real", "soft", "softer"))

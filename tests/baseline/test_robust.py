@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import tested
 
-from imaginet_build import perturb, report, robustness
+from imaginet_build import perturb, report
 from imaginet_build.baseline import robust
 from imaginet_build.baseline.data import Rows
 from imaginet_build.baseline.evaluate import evaluate
 from imaginet_build.records import random_of
+from imaginet_build.releases import robustness
 
 SOME = (
     "centre",

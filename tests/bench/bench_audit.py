@@ -25,7 +25,7 @@ ONE = """
 import json, resource, sys, time
 import numpy as np, pyarrow as pa
 from imaginet_build.audit import audit, audit_facts
-from imaginet_build.facts import FACTS, Target
+from imaginet_build.auditing.facts import FACTS, Target
 import pandas, scipy.stats, sklearn.ensemble
 kind, n, place = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 random = np.random.default_rng(0)
@@ -89,7 +89,7 @@ def growth(kind: str, sizes: tuple[int, ...], place: Path) -> list[Row]:
 def pixels(count: int = 60) -> list[Row]:
     """What the pixel probes add to measuring an image (the corpus beside the repository, or noise where it is absent)."""
     from imaginet_build import images
-    from imaginet_build.facts import Look, measure
+    from imaginet_build.auditing.facts import Look, measure
 
     data = Path(__file__).resolve().parents[3] / "shared" / "data"
     found = sorted(p for p in data.rglob("*") if p.suffix in (".jpg", ".png", ".webp"))

@@ -52,7 +52,7 @@ THEIRS = (
     + """
 import pyarrow.parquet as pq
 import datasets
-from imaginet_build import release
+from imaginet_build.releases import release
 from imaginet_build.records import ORIGINS
 datasets.disable_progress_bars()
 plain = ["id", "pair_id", "group", "source", "source_key", "licence", "prompt", "seed", "width", "height", "sha256"]

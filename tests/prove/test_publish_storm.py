@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from pictures import jpeg, png
 
-from imaginet_build import images, release
+from imaginet_build import images
 from imaginet_build.records import Record, make_id, random_of
+from imaginet_build.releases import release
 from imaginet_build.store import Store
 
 pytestmark = pytest.mark.prove

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from imaginet_build import images, living
+from imaginet_build import images
 from imaginet_build.balance import balance
 from imaginet_build.publish import Published, publish
 from imaginet_build.recipe import Balance, Equalize
 from imaginet_build.records import Record, make_id, random_of
+from imaginet_build.releases import living
 from imaginet_build.store import Store
 
 SETTINGS = Balance(radius=4, splits={"train": 0.5, "test": 0.5})

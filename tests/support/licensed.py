@@ -11,8 +11,10 @@ from typing import Any
 import pyarrow.parquet as pq
 from pictures import jpeg
 
-from imaginet_build import recipe, release, stages
-from imaginet_build.workspace import Session, session_of
+from imaginet_build import recipe
+from imaginet_build.releases import release
+from imaginet_build.running import stages
+from imaginet_build.running.workspace import Session, session_of
 
 LICENCES = {"real": ["CC BY 2.0", "https://creativecommons.org/licenses/by-nc/2.0/", "all rights reserved", ""],
             "synthetic": ["mit", "cc0", "", ""]}  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from imaginet_build.crossfit import Cases
+from imaginet_build.auditing.crossfit import Cases
 
 
 def facts(rows: int, seed: int, marked: np.ndarray | None = None) -> pa.Table:

@@ -8,9 +8,9 @@ from typing import Any
 from pictures import jpeg, png
 
 from imaginet_build import images
-from imaginet_build.datasetcard import About
 from imaginet_build.publish import Published, publish
 from imaginet_build.records import Record, make_id
+from imaginet_build.releases.datasetcard import About
 from imaginet_build.store import Store
 
 EVIL = "a | <b>bold</b> `cat` $x$ [l](javascript:1) \u202e\x07\n---\n# head: x"

@@ -7,7 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from imaginet_build.hubpush import Repository
+from imaginet_build.destinations.hubpush import Repository
 from imaginet_build.pushing import push
 
 warnings.simplefilter("ignore", DeprecationWarning)

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pictures import jpeg
 
-from imaginet_build import images, release
+from imaginet_build import images
+from imaginet_build.releases import release
 
 ROWS = {"train": 8, "calibration": 4, "test": 4}
 NAMES = release.Names(("photos",), ("real", "gan"), ("real", "tiny-gan"))

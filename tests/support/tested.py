@@ -13,9 +13,10 @@ from typing import Any
 
 from pictures import jpeg, write
 
-from imaginet_build import images, release, robustness
+from imaginet_build import images
 from imaginet_build.records import Record, make_id
-from imaginet_build.shardwriter import ShardWriter
+from imaginet_build.releases import release, robustness
+from imaginet_build.releases.shardwriter import ShardWriter
 from imaginet_build.store import Store
 
 NAMES = release.Names(("paintings", "photos"), ("real", "gan"), ("real", "tiny-gan"))

@@ -1,0 +1,1 @@
+"""Where a release goes: the Hugging Face Hub, a folder, an address."""

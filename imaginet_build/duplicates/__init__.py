@@ -1,0 +1,1 @@
+"""Which images are one: hashes within a distance, across data sets, by embedding."""

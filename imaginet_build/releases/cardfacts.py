@@ -1,0 +1,238 @@
+"""What the card of a release says of it, counted from the files of the release."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from imaginet_build.balancing import likeness
+from imaginet_build.errors import BadImage
+from imaginet_build.imagefiles import containers, jpegfile
+from imaginet_build.records import ORIGINS
+from imaginet_build.releases import configs, release
+
+NO_PIXELS = "no pixels"
+"""The codec of a row whose pixels stay with their source."""
+
+_BATCH = 5000
+_KEYS = ("content_type", "label", "family")
+
+_AT_ONCE = 10
+"""Images in memory."""
+
+_HEAD = 4096
+"""Bytes in which the header of most JPEGs ends; the rest of the file says nothing of its quality."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """What only the images of a view can tell. `codecs`: rows by file extension. `likeness`: bytes per pixel of each label
+    and the Kolmogorov-Smirnov distance between the labels in size, aspect and JPEG quality, beside its sampling error."""
+
+    codecs: dict[str, int]
+    likeness: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was counted in a release folder.
+
+    `configs`: what can be loaded by name (`configs.found`). `views`: rows by view and split. `nbytes`: file sizes alike.
+    `sides`: by view and label, the smallest, median and largest shorter side in pixels. `likeness`, `codecs`: by view
+    (`Pixels`). `composition`: rows by category, label, family, generator or source and split. `terms`: rows by label, generator
+    or source and licence. `labels`: rows by label. `empty`: by column, rows without a value. `files`: everything in the folder.
+    """
+
+    digest: str
+    configs: tuple[configs.Config, ...]
+    views: dict[str, dict[str, int]]
+    nbytes: dict[str, dict[str, int]]
+    sides: dict[str, dict[str, tuple[int, float, int]]]
+    likeness: dict[str, dict[str, Any]]
+    codecs: dict[str, dict[str, int]]
+    composition: tuple[dict[str, Any], ...]
+    terms: tuple[dict[str, Any], ...]
+    licences: dict[str, dict[str, int]]
+    labels: dict[str, int]
+    empty: dict[str, int]
+    groups: int
+    pairs: int
+    rejects: dict[str, int]
+    files: frozenset[str]
+
+    @property
+    def withheld(self) -> int:
+        """Rows without pixels in the default view."""
+        return next(iter(self.codecs.values())).get(NO_PIXELS, 0)
+
+    @property
+    def rows(self) -> int:
+        """Rows of every view."""
+        return sum(self.labels.values())
+
+    @property
+    def pixels(self) -> dict[str, Pixels]:
+        """What the images of each view told."""
+        return {view: Pixels(self.codecs[view], self.likeness[view]) for view in self.views}
+
+
+def measure(
+    folder: Path,
+    views: Sequence[str],
+    rejects: pa.Table,
+    digest: str,
+    tiers: configs.Tiers | None = None,
+    pixels: Mapping[str, Pixels] | None = None,
+) -> Measured:
+    """Count everything the card says, from the shards on disk; `rejects` is what `rejects.parquet` holds. The first of `views`
+    is the default config. `pixels`: what the images told already (`look`), else they are looked at."""
+    known = {config.name: config for config in configs.found(folder, tiers, views)}
+    rows = {view: _rows(folder, view) for view in views}
+    first = rows[views[0]]
+    seen = pixels or {view: look(folder, view, one) for view, one in rows.items()}
+    return Measured(
+        digest=digest,
+        configs=tuple(known.values()),
+        views={view: known[view].rows for view in views},
+        nbytes={view: known[view].nbytes for view in views},
+        sides={view: one.sides() for view, one in rows.items()},
+        likeness={view: seen[view].likeness for view in views},
+        codecs={view: seen[view].codecs for view in views},
+        composition=_counts(first.cells, "content_type", "label", "family", "generator_or_source", "split"),
+        terms=_counts(first.terms, "label", "generator_or_source", "licence"),
+        licences=_licences(first.terms),
+        labels={label: int((first.synthetic == (label == "synthetic")).sum()) for label in ORIGINS},
+        empty={name: first.empty[name] for name in known[views[0]].features if first.empty[name]},
+        groups=len(np.unique(first.groups)),
+        pairs=len(np.unique(first.pairs)),
+        rejects=dict(sorted(Counter(rejects["reason"].to_pylist()).items(), key=lambda item: (-item[1], item[0]))),
+        files=frozenset(release.listing(folder)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a view without their pixels, as far as they are counted: numbers of every row, in shard order, and how
+    often each combination of names occurs. `groups`, `pairs`: hashes of the names. `empty`: rows without a value, by column."""
+
+    synthetic: NDArray[np.bool_]
+    width: NDArray[np.int64]
+    height: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    pairs: NDArray[np.int64]
+    cells: Counter[tuple[Any, ...]]
+    terms: Counter[tuple[Any, ...]]
+    empty: Counter[str]
+
+    def sides(self) -> dict[str, tuple[int, float, int]]:
+        """By label the smallest, median and largest shorter side."""
+        short = np.minimum(self.width, self.height)
+        of = {label: short[self.synthetic == (label == "synthetic")] for label in ORIGINS}
+        return {label: (int(s.min()), float(np.median(s)), int(s.max())) for label, s in of.items() if len(s)}
+
+
+def _rows(folder: Path, view: str) -> Rows:
+    """Read a batch at a time: the names of a release need not fit into memory."""
+    numbers: list[list[NDArray[Any]]] = [[np.zeros(0, dtype)] for dtype in (bool, np.int64, np.int64, np.int64, np.int64)]
+    cells: Counter[tuple[Any, ...]] = Counter()
+    terms: Counter[tuple[Any, ...]] = Counter()
+    empty: Counter[str] = Counter()
+    for split, paths in release.shards(folder, view).items():
+        for path in paths:
+            features = release.features_of(path)
+            for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=[name for name in features if name != "image"]):
+                names = {name: _named(batch[name], features[name]) for name in (*_KEYS, "generator", "source", "licence")}
+                maker = [
+                    source or "unknown" if label == "real" else generator
+                    for label, source, generator in zip(names["label"], names["source"], names["generator"], strict=True)
+                ]
+                cells.update((*cell, split) for cell in zip(*(names[key] for key in _KEYS), maker, strict=True))
+                terms.update(zip(names["label"], maker, names["licence"], strict=True))
+                empty.update({name: batch[name].null_count for name in batch.schema.names if batch[name].null_count})
+                for held, values in zip(
+                    numbers,
+                    (
+                        np.array([label == "synthetic" for label in names["label"]], dtype=bool),
+                        *(batch[side].to_numpy(zero_copy_only=False).astype(np.int64) for side in ("width", "height")),
+                        *(_hashes(batch[name].drop_null()) for name in ("group", "pair_id")),
+                    ),
+                    strict=True,
+                ):
+                    held.append(values)
+    synthetic, width, height, groups, pairs = (np.concatenate(one) for one in numbers)
+    return Rows(synthetic, width, height, groups, pairs, cells, terms, empty)
+
+
+def _named(column: pa.Array, feature: Mapping[str, Any]) -> list[Any]:
+    values: list[Any] = column.to_pylist()
+    return [feature["names"][value] for value in values] if "names" in feature else values
+
+
+def _hashes(names: pa.Array) -> NDArray[np.int64]:
+    """A number for each name, the same for the same name while this process lives."""
+    return np.fromiter(map(hash, names.to_pylist()), dtype=np.int64, count=len(names))
+
+
+def look(folder: Path, view: str, rows: Rows) -> Pixels:
+    """What the images of one view tell, a row group at a time; `rows`: the rest of it, in the same order."""
+    synthetic, width, height = rows.synthetic, rows.width, rows.height
+    lengths = [np.zeros(0, dtype=np.int64)]
+    quality: list[float] = []
+    codecs: Counter[str] = Counter()
+    for path in (p for paths in release.shards(folder, view).values() for p in paths):
+        # A few rows at a time, nothing read ahead: not even a row group need fit into memory.
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+            for batch in file.iter_batches(_AT_ONCE, columns=["image"], use_threads=False):
+                column = batch["image"]
+                images = pc.struct_field(column, "bytes")
+                lengths.append(pc.fill_null(pc.binary_length(images), 0).to_numpy(zero_copy_only=False).astype(np.int64))
+                quality += [_quality(image.as_buffer()) if image.is_valid else np.nan for image in images]
+                names = pc.if_else(pc.is_valid(images), pc.struct_field(column, "path"), NO_PIXELS)
+                codecs.update(name.rpartition(".")[2] for name in names.to_pylist())
+    nbytes, seen = np.concatenate(lengths), np.array(quality, dtype=float)
+    here = nbytes > 0
+    return Pixels(
+        codecs=dict(sorted(codecs.items())),
+        likeness={
+            "bytes_per_pixel": likeness.bytes_per_pixel(synthetic, nbytes, np.where(nbytes > 0, width * height, 0)),
+            "ks": likeness.distances(synthetic, width, height, seen)
+            # Only what is here has a quality.
+            | {"quality": likeness.distances(synthetic[here], width[here], height[here], seen[here])["quality"]},
+            "sampling_error": likeness.sampling_error(int((~synthetic).sum()), int(synthetic.sum())),
+        },
+    )
+
+
+def _quality(image: pa.Buffer) -> float:
+    """The quality a JPEG's tables lie nearest to; nan for what is no JPEG."""
+    data = image.slice(0, min(_HEAD, image.size)).to_pybytes()
+    if containers.sniff(data) != "jpeg":
+        return np.nan
+    try:
+        header = jpegfile.parse(data)
+    except BadImage:
+        header = jpegfile.parse(image.to_pybytes())
+    return float(header.quality or np.nan)
+
+
+def _counts(cells: Mapping[tuple[Any, ...], int], *columns: str) -> tuple[dict[str, Any], ...]:
+    """Rows of every combination of values, sorted by them; a null sorts before everything."""
+    order = sorted(cells, key=lambda cell: [(value is not None, value or "") for value in cell])
+    return tuple(dict(zip(columns, cell, strict=True)) | {"rows": cells[cell]} for cell in order)
+
+
+def _licences(terms: Mapping[tuple[Any, ...], int]) -> dict[str, dict[str, int]]:
+    """Rows of each label by licence."""
+    found: dict[str, dict[str, int]] = {name: dict.fromkeys(ORIGINS, 0) for name in sorted({cell[2] for cell in terms})}
+    for (label, _, name), n in terms.items():
+        found[name][label] += n
+    return found

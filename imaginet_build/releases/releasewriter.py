@@ -1,0 +1,185 @@
+"""From born bytes to the shards of a release, in bounded memory.
+
+Images are read one at a time from where they lie in the parts (`born`), in the order of the release, so nothing is sorted, set
+aside or held. No byte is taken on trust: the SHA-256 of every image is computed from what was read and held against its facts
+before it is written or rendered, and the SHA-256 of every file is computed from what is written, while it is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+
+from imaginet_build import images
+from imaginet_build.errors import BadImage
+from imaginet_build.records import ORIGINS, View, view_of
+from imaginet_build.releases import release
+from imaginet_build.releases.born import Born, Place
+from imaginet_build.releases.shardwriter import ShardWriter
+from imaginet_build.store import Store
+
+CHECKED = ("width", "height", "codec", "phash")
+"""Facts that decide what a release holds, and are measured once more from the bytes that go into it."""
+
+_OWN = ("sha256", *CHECKED)
+_CHANGED = "its bytes are no longer those that were collected"
+
+Task = tuple[str, Place, View, Mapping[str, Any]]
+"""An image's id, where its bytes lie, its view, and its facts (`_OWN`)."""
+
+Progress = Callable[[int, int], object]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """One image of a view with the facts of its own bytes, or in `fault` why there is none."""
+
+    id: str
+    data: bytes = b""
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    phash: int = 0
+    codec: str = ""
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """`files`: `{path: {"sha256", "nbytes"}}` of every shard written now; `faults`: what could not be, one line an image."""
+
+    files: dict[str, dict[str, object]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+
+class OrderedMap(Protocol):
+    """Like `map`: answers in the order of the tasks, taking only a few tasks ahead. It may work in other processes."""
+
+    def __call__(self, function: Callable[[T], R], tasks: Iterable[T], /) -> Iterator[R]:
+        """`function` of every task, in the tasks' order."""
+        ...
+
+
+def render(task: Task) -> Rendered:
+    """The equalized form of one image. At the top of the module so that it can be sent to another process."""
+    name, place, view, told = task
+    data = place.read()
+    try:
+        born = images.measure(data)
+        if born.sha256 != told["sha256"]:
+            return Rendered(name, fault=_CHANGED)
+        lies = [f"{key} {told[key]}, in truth {getattr(born, key)}" for key in CHECKED if told[key] != getattr(born, key)]
+        if lies:
+            return Rendered(name, fault=f"its facts contradict its bytes ({'; '.join(lies)}): build-imaginet balance --verify")
+        made = images.render(data, view)
+        facts = images.measure(made)
+    except BadImage as error:
+        return Rendered(name, fault=str(error) if hashlib.sha256(data).hexdigest() == told["sha256"] else _CHANGED)
+    return Rendered(name, made, facts.sha256, facts.width, facts.height, facts.phash, facts.codec)
+
+
+def unchanged(task: Task) -> Rendered:
+    """The native form of one image: its bytes as they were born."""
+    name, place, _, told = task
+    data = place.read()
+    if hashlib.sha256(data).hexdigest() != told["sha256"]:
+        return Rendered(name, fault=_CHANGED)
+    return Rendered(name, data, **{key: told[key] for key in _OWN})
+
+
+def write(
+    store: Store,
+    folder: Path,
+    kept: pa.Table,
+    names: release.Names,
+    views: Sequence[str],
+    shards: Sequence[release.Shard],
+    *,
+    map: OrderedMap = map,
+    progress: Progress | None = None,
+) -> Written:
+    """Write every shard of `shards` that `folder` does not hold yet.
+
+    `kept`: one row an image in the order of the shards, as `publish` joins it from plan and facts (the columns of the view are
+    called `view_*`). `map` does the rendering. A shard with a faulty image is left out. `progress(done, total)` is told of
+    every image of every view. Raises `StoreError` where the disk or a part is at fault.
+    """
+    # Bytes as they are cost little and prove every part: hours of rendering wait until all of them are in order.
+    todo = {
+        view: [shard for shard in shards if not (folder / shard.path(view)).is_file()]
+        for view in ("native", "equalized")
+        if view in views
+    }
+    total, done = sum(len(shard.rows) for some in todo.values() for shard in some), 0
+    written = Written()
+    scratch = folder / ".spill" / "born"
+    try:
+        born = Born(store, kept["id"].combine_chunks(), scratch) if total else None
+        for view, some in todo.items():
+            if born is None or written.faults:
+                break
+            tasks = _tasks(born, kept, some)
+            answers = map(render, tasks) if view == "equalized" else (unchanged(task) for task in tasks)
+            for shard in some:
+                with ShardWriter(folder / shard.path(view), release.schema(names)) as writer:
+                    whole = True
+                    for row in _rows(kept, shard.rows):
+                        made = next(answers)
+                        done += 1
+                        if progress:
+                            progress(done, total)
+                        if made.fault:
+                            written.faults.append(f"{made.id} ({row['source_key'] or row['generator']}): {made.fault}")
+                            whole = False
+                        elif whole:
+                            writer.add(_row(row, made, names))
+                    if whole:
+                        written.files[shard.path(view)] = writer.commit()
+    finally:
+        scratch.unlink(missing_ok=True)
+        # Arrow keeps what it has freed; what comes after the pixels needs other memory.
+        pa.default_memory_pool().release_unused()
+    return written
+
+
+def _rows(kept: pa.Table, rows: range, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of the table as dictionaries, a few at a time."""
+    table = kept.select(columns) if columns else kept
+    for start in range(rows.start, rows.stop, _AHEAD):
+        yield from table.slice(start, min(_AHEAD, rows.stop - start)).to_pylist()
+
+
+_AHEAD = 256
+
+
+def _tasks(born: Born, kept: pa.Table, shards: Iterable[release.Shard]) -> Iterator[Task]:
+    columns = ["id", *_OWN, *(name for name in kept.column_names if name.startswith("view_"))]
+    for shard in shards:
+        for number, row in zip(shard.rows, _rows(kept, shard.rows, columns), strict=True):
+            view = {key.removeprefix("view_"): value for key, value in row.items() if key.startswith("view_")}
+            yield row["id"], born[number], view_of(view), {key: row[key] for key in _OWN}
+
+
+def _row(row: Mapping[str, Any], made: Rendered, names: release.Names) -> dict[str, Any]:
+    """One row of a shard: the facts of the image, and what is its own in this view."""
+    return {
+        **{name: row[name] for name in ("id", "pair_id", "group", "source", "source_key", "licence", "prompt", "seed")},
+        "width": made.width,
+        "height": made.height,
+        "sha256": made.sha256,
+        "image": (None, None) if row["fetch"] else (made.data, release.image_path(made.id, made.codec)),
+        "label": ORIGINS.index(row["origin"]),
+        "content_type": names.categories.index(row["category"]),
+        "family": names.families.index(row["family"] or "real"),
+        "generator": names.generators.index(row["generator"] or "real"),
+        "source_sha256": row["sha256"],
+        "phash": f"{made.phash:016x}",
+        "fetch": row["fetch"],
+    }
