@@ -23,7 +23,7 @@ from imaginet_build.errors import BuildError
 
 EXTRAS = {
     "": "numpy pillow simplejpeg imagehash pyarrow pandas scipy scikit-learn pydantic typer tqdm fsspec jinja2 safetensors "
-    "onnxruntime threadpoolctl",
+    "onnxruntime threadpoolctl license-expression",
     "diffusion": "torch diffusers transformers accelerate peft",
     "api": "openai",
     "hub": "huggingface_hub datasets",

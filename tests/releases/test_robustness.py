@@ -296,7 +296,7 @@ def test_a_later_version_takes_it_over_without_what_was_made_from_withdrawn_imag
 def test_memory_holds_no_shard(tmp_path: Path) -> None:
     """A set of sixty images, more than 120 MB in one shard, takes little more memory than one of two images."""
     code = peakmemory.CODE + (
-        "import sys\nfrom pathlib import Path\nfrom imaginet_build import robustness\n"
+        "import sys\nfrom pathlib import Path\nfrom imaginet_build.releases import robustness\n"
         "for place in sys.argv[1:]:\n"
         "    robustness.write(Path(place), robustness.Wanted('all', sweep_images=None))\n"
         "    print(peak())\n"
