@@ -39,7 +39,8 @@ def test_any_shape_can_be_looked_at_and_gives_the_same_scores_again(size: tuple[
 @needs_network
 def test_the_package_itself_and_opencv_stay_out(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom PIL import Image\nfrom imaginet_build.collecting import regions\nregions.look(Image.new('RGB', (64, 64)))\n"
+        "import sys\nfrom PIL import Image\nfrom imaginet_build.collecting import regions\n"
+        "regions.look(Image.new('RGB', (64, 64)))\n"
         "print(sorted({'nudenet', 'cv2'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
