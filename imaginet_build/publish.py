@@ -39,6 +39,7 @@ from imaginet_build.releases import (
     robustness,
     tiers,
 )
+from imaginet_build.releases.shardpixels import ShardPixels
 from imaginet_build.store import Store
 
 log = logging.getLogger(__name__)
@@ -135,12 +136,14 @@ def publish(
     releasefolder.prepare(partial, json.dumps([inputs, versions], sort_keys=True))
     splits, nbytes, tier = (kept[column].to_pylist() for column in ("split", "nbytes", "tier"))
     shards = release.layout(splits, nbytes, rows_per_file, bytes_per_file, tier, number if previous else "")
+    seen: Mapping[str, ShardPixels] = {}
     if old:
         releasefolder.adopt(place, partial)
         known = {p: f for p, f in old["files"].items() if p.startswith("data/")}
     else:
         known = older.carry(partial)
-        known |= _written(store, partial, kept, names, views, shards, map=map, progress=progress)
+        fresh = _written(store, partial, kept, names, views, shards, map=map, progress=progress)
+        known, seen = known | fresh.files, fresh.pixels
         if not (previous and release.shards(previous.folder, robustness.CONFIG)):
             # What an earlier version is tested with stays as it is.
             whole = store.root / "release" if complete else None
@@ -155,7 +158,7 @@ def publish(
     living.write_plan(partial, _decisions(store, kept), planfile.made_from(store.plan_path) or {}, previous)
     texts = {f"provenance/{name}": text for name, text in (provenance or {}).items()} | {changelog.FILE: news.text}
     _write(partial, texts | cleared.notices.files())
-    facts = datasetcard.measure(partial, views, rejects, release.digest(data), tiers=named)
+    facts = datasetcard.measure(partial, views, rejects, release.digest(data), tiers=named, seen=seen)
     said = number if previous or version or not there else str(there["version"])
     data, terms = release.inventory(partial, data), older.said(rights.said(kept, cleared, complete), cleared)
     _write(partial, datasetcard.files(facts, about, gate, probes, inventory=data, version=said, rights=terms))
@@ -240,12 +243,12 @@ def _kept(store: Store) -> pa.Table:
     return table.sort_by([("split", "ascending"), ("id", "ascending")]).combine_chunks()
 
 
-def _written(store: Store, partial: Path, *told: Any, **how: Any) -> dict[str, dict[str, object]]:
-    """The files of the new rows. Raises `BuildError` naming every image that cannot be published."""
+def _written(store: Store, partial: Path, *told: Any, **how: Any) -> releasewriter.Written:
+    """The shards of the new rows. Raises `BuildError` naming every image that cannot be published."""
     written = releasewriter.write(store, partial, *told, **how)
     if written.faults:
         raise BuildError(_say(written.faults, store))
-    return written.files
+    return written
 
 
 def _write(folder: Path, texts: Mapping[str, str]) -> None:

@@ -78,6 +78,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "plandiff",
             "releasewriter",
             "metadatatable",
+            "shardpixels",
             "shardwriter",
             "cardwords",
             "croissant",

@@ -10,27 +10,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from imaginet_build.balancing import likeness
-from imaginet_build.errors import BadImage
-from imaginet_build.imagefiles import containers, jpegfile
 from imaginet_build.records import ORIGINS
 from imaginet_build.releases import configs, release
-
-NO_PIXELS = "no pixels"
-"""The codec of a row whose pixels stay with their source."""
+from imaginet_build.releases.shardpixels import NO_PIXELS, ShardPixels
 
 _BATCH = 5000
 _KEYS = ("content_type", "label", "family")
-
-_AT_ONCE = 10
-"""Images in memory."""
-
-_HEAD = 4096
-"""Bytes in which the header of most JPEGs ends; the rest of the file says nothing of its quality."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +81,15 @@ def measure(
     digest: str,
     tiers: configs.Tiers | None = None,
     pixels: Mapping[str, Pixels] | None = None,
+    seen: Mapping[str, ShardPixels] | None = None,
 ) -> Measured:
     """Count everything the card says, from the shards on disk; `rejects` is what `rejects.parquet` holds. The first of `views`
-    is the default config. `pixels`: what the images told already (`look`), else they are looked at."""
+    is the default config. `pixels`: what the images told already (`look`), else they are looked at. `seen`: by path,
+    what is known of single shards."""
     known = {config.name: config for config in configs.found(folder, tiers, views)}
     rows = {view: _rows(folder, view) for view in views}
     first = rows[views[0]]
-    seen = pixels or {view: look(folder, view, one) for view, one in rows.items()}
+    seen = pixels or {view: look(folder, view, one, seen) for view, one in rows.items()}
     return Measured(
         digest=digest,
         configs=tuple(known.values()),
@@ -182,46 +173,26 @@ def _hashes(names: pa.Array) -> NDArray[np.int64]:
     return np.fromiter(map(hash, names.to_pylist()), dtype=np.int64, count=len(names))
 
 
-def look(folder: Path, view: str, rows: Rows) -> Pixels:
-    """What the images of one view tell, a row group at a time; `rows`: the rest of it, in the same order."""
+def look(folder: Path, view: str, rows: Rows, seen: Mapping[str, ShardPixels] | None = None) -> Pixels:
+    """What the images of one view tell; `rows`: the rest of it, in the same order. `seen`: by path, what the writer of a shard
+    counted while it wrote it; every other shard is read."""
     synthetic, width, height = rows.synthetic, rows.width, rows.height
-    lengths = [np.zeros(0, dtype=np.int64)]
-    quality: list[float] = []
-    codecs: Counter[str] = Counter()
-    for path in (p for paths in release.shards(folder, view).values() for p in paths):
-        # A few rows at a time, nothing read ahead: not even a row group need fit into memory.
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-            for batch in file.iter_batches(_AT_ONCE, columns=["image"], use_threads=False):
-                column = batch["image"]
-                images = pc.struct_field(column, "bytes")
-                lengths.append(pc.fill_null(pc.binary_length(images), 0).to_numpy(zero_copy_only=False).astype(np.int64))
-                quality += [_quality(image.as_buffer()) if image.is_valid else np.nan for image in images]
-                names = pc.if_else(pc.is_valid(images), pc.struct_field(column, "path"), NO_PIXELS)
-                codecs.update(name.rpartition(".")[2] for name in names.to_pylist())
-    nbytes, seen = np.concatenate(lengths), np.array(quality, dtype=float)
+    paths = [path for some in release.shards(folder, view).values() for path in some]
+    told = [(seen or {}).get(path.relative_to(folder).as_posix()) or ShardPixels.of(path) for path in paths]
+    codecs = sum((one.codecs for one in told), Counter[str]())
+    nbytes = np.concatenate([np.zeros(0, dtype=np.int64), *(np.frombuffer(one.nbytes, dtype=np.int64) for one in told)])
+    quality = np.concatenate([np.zeros(0), *(np.frombuffer(one.quality) for one in told)])
     here = nbytes > 0
     return Pixels(
         codecs=dict(sorted(codecs.items())),
         likeness={
-            "bytes_per_pixel": likeness.bytes_per_pixel(synthetic, nbytes, np.where(nbytes > 0, width * height, 0)),
-            "ks": likeness.distances(synthetic, width, height, seen)
+            "bytes_per_pixel": likeness.bytes_per_pixel(synthetic, nbytes, np.where(here, width * height, 0)),
+            "ks": likeness.distances(synthetic, width, height, quality)
             # Only what is here has a quality.
-            | {"quality": likeness.distances(synthetic[here], width[here], height[here], seen[here])["quality"]},
+            | {"quality": likeness.distances(synthetic[here], width[here], height[here], quality[here])["quality"]},
             "sampling_error": likeness.sampling_error(int((~synthetic).sum()), int(synthetic.sum())),
         },
     )
-
-
-def _quality(image: pa.Buffer) -> float:
-    """The quality a JPEG's tables lie nearest to; nan for what is no JPEG."""
-    data = image.slice(0, min(_HEAD, image.size)).to_pybytes()
-    if containers.sniff(data) != "jpeg":
-        return np.nan
-    try:
-        header = jpegfile.parse(data)
-    except BadImage:
-        header = jpegfile.parse(image.to_pybytes())
-    return float(header.quality or np.nan)
 
 
 def _counts(cells: Mapping[tuple[Any, ...], int], *columns: str) -> tuple[dict[str, Any], ...]:
