@@ -71,8 +71,8 @@ def work_folder(root: Path, share: float, cap: int | None = None) -> Store:
         quota = entry.count if isinstance(entry, Generate) else entry.quota
         assert quota is not None
         name, size = delivered(entry, round(quota * share))
-        if cap:
-            size = np.minimum(size, cap)
+        # What has more pixels than MAX_PIXELS is refused when it is collected: 9,000 x 9,000 has not.
+        size = np.minimum(size, cap or 9_000)
         m = len(size)
         assert m == round(quota * share)
         card = catalog.card("sources" if isinstance(entry, Collect) else "generators", name)
