@@ -6,16 +6,16 @@ that is finished is kept, and the folder takes its place as a whole.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 import platform
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,7 +24,7 @@ from PIL import features
 
 from imaginet_build.balancing import planfile
 from imaginet_build.errors import BuildError, UsageError
-from imaginet_build.records import PLAN_SCHEMA, REJECT_SCHEMA, SPLITS, table_of
+from imaginet_build.records import FACT_SCHEMA, PLAN_SCHEMA, REJECT_SCHEMA, SPLITS, table_of
 from imaginet_build.releases import (
     cardlint,
     carrying,
@@ -44,6 +44,9 @@ from imaginet_build.store import Store
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 STACK = ("imaginet-build", "license-expression", "numpy", "pillow", "pyarrow", "simplejpeg")
 CODECS = ("libjpeg_turbo", "webp", "zlib_ng", "zlib")
 """The libraries that can change a byte of a release, and those in them that encode."""
@@ -53,6 +56,7 @@ _FACTS = (
     *("sha256", "nbytes", "codec", "width", "height", "phash"),
 )
 _VIEW = ("left", "top", "width", "height", "codec", "quality", "subsampling", "first_quality", "first_subsampling")
+Hashes = dict[str, dict[str, object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,22 @@ class Published:
     rewritten: int = 0
 
 
+def _sparing(function: Callable[P, R]) -> Callable[P, R]:
+    """Let Arrow take the C library's memory meanwhile: what is freed goes back, where Arrow's own pool keeps it by thread."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        before = pa.default_memory_pool()
+        pa.set_memory_pool(pa.system_memory_pool())
+        try:
+            return function(*args, **kwargs)
+        finally:
+            pa.set_memory_pool(before)
+
+    return call
+
+
+@_sparing
 def publish(
     store: Store,
     out: Path,
@@ -117,11 +137,11 @@ def publish(
     """
     out = Path(out)
     _check(views)
-    releasefolder.check(out)
+    releasefolder.check(out, alone=previous is None)
     robustness.check(perturbed, views)
     cleared = cleared or rights.Clearance()
-    kept, rejects = rights.applied(_kept(store), cleared), rights.hushed(_rejects(store), cleared)
-    older = carrying.Older(store.plan(), previous, cleared.notices.errata)
+    rejects, kept = rights.hushed(_rejects(store), cleared), rights.applied(_kept(store), cleared)
+    older = carrying.Older(store.plan() if previous else PLAN_SCHEMA.empty_table(), previous, cleared.notices.errata)
     kept = older.added(kept)
     number = older.number(kept.num_rows, version)
     names = release.Names.of_rows(kept, previous.names if previous else None)
@@ -132,41 +152,48 @@ def publish(
     partial = out.with_name(out.name + ".partial")
     there = releasefolder.intact(out, inputs)
     old, place = (there, out) if there or beside is None else (releasefolder.intact(beside, inputs), beside)
+    number = str(old.get("version") or number) if old and not (previous or version) else number
     versions = old["versions"] if old else _versions()
     releasefolder.prepare(partial, json.dumps([inputs, versions], sort_keys=True))
-    splits, nbytes, tier = (kept[column].to_pylist() for column in ("split", "nbytes", "tier"))
-    shards = release.layout(splits, nbytes, rows_per_file, bytes_per_file, tier, number if previous else "")
+    shards = _shards(kept, rows_per_file, bytes_per_file, number if previous else "")
     seen: Mapping[str, ShardPixels] = {}
     if old:
         releasefolder.adopt(place, partial)
         known = {p: f for p, f in old["files"].items() if p.startswith("data/")}
     else:
         known = older.carry(partial)
-        fresh = _written(store, partial, kept, names, views, shards, map=map, progress=progress)
-        known, seen = known | fresh.files, fresh.pixels
+        fresh, seen = _written(store, partial, kept, names, views, shards, map=map, progress=progress)
+        known |= fresh
         if not (previous and release.shards(previous.folder, robustness.CONFIG)):
             # What an earlier version is tested with stays as it is.
             whole = store.root / "release" if complete else None
             known |= robustness.write(partial, perturbed, rows_per_file=rows_per_file, whole=whole, map=map, progress=progress)
     releasefolder.clear(partial)
 
+    # From here on only the folder speaks, and this table is the largest thing in memory.
+    terms, ids = older.said(rights.said(kept, cleared, complete), cleared), kept["id"].combine_chunks()
+    del kept
+
     pq.write_table(rejects, partial / "rejects.parquet")
     metadatatable.write(partial, views[0])
     data = release.inventory(partial, known)
     named = tiers.files(parts, views, shards, data, previous.manifest.get("tiers", {}) if previous else {})
     news = changelog.news(number, partial, names, data, previous, len(older.right))
-    living.write_plan(partial, _decisions(store, kept), planfile.made_from(store.plan_path) or {}, previous)
-    texts = {f"provenance/{name}": text for name, text in (provenance or {}).items()} | {changelog.FILE: news.text}
-    _write(partial, texts | cleared.notices.files())
+    living.write_plan(partial, _decisions(store, ids), planfile.made_from(store.plan_path) or {}, previous)
+    _write(
+        partial,
+        {f"provenance/{name}": text for name, text in (provenance or {}).items()}
+        | {changelog.FILE: news.text}
+        | cleared.notices.files(),
+    )
     facts = datasetcard.measure(partial, views, rejects, release.digest(data), tiers=named, seen=seen)
-    said = number if previous or version or not there else str(there["version"])
-    data, terms = release.inventory(partial, data), older.said(rights.said(kept, cleared, complete), cleared)
-    _write(partial, datasetcard.files(facts, about, gate, probes, inventory=data, version=said, rights=terms))
+    data = release.inventory(partial, data)
+    _write(partial, datasetcard.files(facts, about, gate, probes, inventory=data, version=number, rights=terms))
     files = release.inventory(partial, data)
     manifest = {
         "format": 1,
         "title": about.title,
-        "version": said,
+        "version": number,
         "previous": news.previous,
         "tiers": named,
         "digest": release.digest(files),
@@ -188,9 +215,8 @@ def publish(
     if wrong := cardlint.faults(partial, manifest, facts.pixels):
         raise BuildError(f"the card does not say what the files say, so no release was written: {'; '.join(wrong[:5])}")
     unchanged = releasefolder.put(partial, out, manifest, there)
-    total = sum(int(str(f["nbytes"])) for f in files.values())
     return Published(
-        out, str(manifest["digest"]), news.rows, facts.views, total, rejects.num_rows, unchanged, facts.likeness,
+        out, str(manifest["digest"]), news.rows, facts.views, _size(files), rejects.num_rows, unchanged, facts.likeness,
         manifest.get("withheld", 0), manifest.get("only"), manifest.get("lost"),
         str(manifest["version"]), news.added, news.withdrawn, news.rewritten,
     )  # fmt: skip
@@ -203,9 +229,9 @@ def _check(views: Sequence[str]) -> None:
 
 
 def _kept(store: Store) -> pa.Table:
-    """Plan and facts of every image to be published, sorted by id. Columns of the view begin with `view_`."""
-    plan = store.plan().select(PLAN_SCHEMA.names)
-    plan = plan.filter(plan["keep"]).sort_by("id")
+    """Plan and facts of every image to be published, sorted by split and id. Columns of the view begin with `view_`."""
+    plan = store.plan().select(["id", "category", "origin", "split", "group", "keep", *_VIEW])
+    plan = plan.filter(plan["keep"]).sort_by([("split", "ascending"), ("id", "ascending")])
     refused = store.rejects().filter(pc.field("stage") == "publish")["id"]
     plan = plan.filter(pc.invert(pc.is_in(plan["id"], value_set=refused.combine_chunks())))
     if plan.num_rows == 0:
@@ -213,42 +239,46 @@ def _kept(store: Store) -> pa.Table:
     lost = plan.filter(pc.invert(pc.is_in(plan["split"], value_set=pa.array(SPLITS))))["id"].to_pylist()
     if lost:
         raise BuildError(
-            f"the plan keeps {len(lost)} images without a split, such as {lost[0]}: run build-imaginet balance again"
+            f"the plan keeps {len(lost)} images without a split, such as {min(lost)}: run build-imaginet balance again"
         )
-    places = plan.group_by(["group", "split"]).aggregate([])["group"]
-    torn = [name for name, count in Counter(places.to_pylist()).items() if count > 1]
+    torn = _repeated(plan.group_by(["group", "split"]).aggregate([])["group"]).to_pylist()
     if torn:
         raise BuildError(
             f"{len(torn)} groups stand in more than one split, such as {min(torn)}: run build-imaginet balance again"
         )
-    facts = _with_pairs_of(store.facts(list(_FACTS)), plan["id"])
-    place = pc.index_in(plan["id"], value_set=facts["id"].combine_chunks())
-    if place.null_count:
-        first = plan["id"].filter(place.is_null())[0].as_py()
-        raise BuildError(
-            f"the plan keeps {place.null_count} images that no part holds, such as {first}: run build-imaginet balance again"
-        )
-    facts = facts.select(_FACTS).take(place.combine_chunks())
+    _trim()
     table = plan.select(["id", "category", "origin", "split", "group"])
     synthetic = pc.equal(plan["origin"], "synthetic")
-    for name in _FACTS:
-        column = facts[name]
+    # Half of the facts at a time: reading takes several times the memory of what is read.
+    for name, column in (pair for some in (_FACTS[:8], _FACTS[8:]) for pair in _facts(store, some, plan["id"])):
         if name in {"family", "generator"}:
             # A folder may not say what drew its images; a real image has no generator whatever its card says.
             nothing = pa.scalar(None, pa.string())
-            column = pc.if_else(synthetic, pc.fill_null(column, "unknown"), nothing)
-        table = table.append_column(name, column)
+            table = table.append_column(name, pc.if_else(synthetic, pc.fill_null(column, "unknown"), nothing))
+        else:
+            table = table.append_column(name, _shared(column) if name == "pair_id" else column)
     for name in _VIEW:
         table = table.append_column(f"view_{name}", plan[name])
-    return table.sort_by([("split", "ascending"), ("id", "ascending")]).combine_chunks()
+    return table.combine_chunks()
 
 
-def _written(store: Store, partial: Path, *told: Any, **how: Any) -> releasewriter.Written:
-    """The shards of the new rows. Raises `BuildError` naming every image that cannot be published."""
+def _size(files: Mapping[str, Mapping[str, object]]) -> int:
+    return sum(int(str(file["nbytes"])) for file in files.values())
+
+
+def _shards(kept: pa.Table, rows_per_file: int, bytes_per_file: int, version: str) -> list[release.Shard]:
+    splits, nbytes, tier = (kept[column].to_pylist() for column in ("split", "nbytes", "tier"))
+    return release.layout(splits, nbytes, rows_per_file, bytes_per_file, tier, version)
+
+
+def _written(store: Store, partial: Path, *told: Any, **how: Any) -> tuple[Hashes, Mapping[str, ShardPixels]]:
+    """The shards of the new rows by path: their hashes, and what their images tell.
+
+    Raises `BuildError` naming every image that cannot be published."""
     written = releasewriter.write(store, partial, *told, **how)
     if written.faults:
         raise BuildError(_say(written.faults, store))
-    return written
+    return written.files, written.pixels
 
 
 def _write(folder: Path, texts: Mapping[str, str]) -> None:
@@ -257,31 +287,60 @@ def _write(folder: Path, texts: Mapping[str, str]) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def _decisions(store: Store, kept: pa.Table) -> pa.Table:
+def _decisions(store: Store, ids: pa.Array) -> pa.Table:
     """The plan's rows of what is published now."""
+    _trim()
     plan = store.plan()
-    return plan.filter(pc.is_in(plan["id"], value_set=kept["id"].combine_chunks()))
+    plan = plan.filter(pc.is_in(plan["id"], value_set=ids))
+    _trim()
+    return plan
 
 
-def _with_pairs_of(facts: pa.Table, kept: pa.ChunkedArray) -> pa.Table:
-    """The facts with a `pair_id` only where another kept image shares it: a photograph without its fake is no pair."""
-    pairs = facts["pair_id"].filter(pc.is_in(facts["id"], value_set=kept.combine_chunks()))
-    shared = [count["values"] for count in pc.value_counts(pairs).to_pylist() if count["counts"] > 1]
-    whole = pc.is_in(facts["pair_id"], value_set=pa.array(shared, pa.string()), skip_nulls=True)
-    column = pc.if_else(whole, facts["pair_id"], pa.scalar(None, pa.string()))
-    return facts.set_column(facts.schema.get_field_index("pair_id"), "pair_id", column)
+def _facts(store: Store, names: Sequence[str], ids: pa.ChunkedArray) -> list[tuple[str, pa.ChunkedArray]]:
+    """Columns of facts by name, in the order of `ids`."""
+    facts = store.facts(names)
+    place = pc.index_in(ids, value_set=facts["id"].combine_chunks())
+    if place.null_count:
+        first = min(ids.filter(place.is_null()).to_pylist())
+        raise BuildError(
+            f"the plan keeps {place.null_count} images that no part holds, such as {first}: run build-imaginet balance again"
+        )
+    columns = [(name, facts[name].take(place)) for name in names]
+    del facts
+    _trim()
+    return columns
+
+
+def _shared(pairs: pa.ChunkedArray) -> pa.ChunkedArray:
+    """`pair_id` only where another kept image shares it: a photograph without its fake is no pair."""
+    whole = pc.is_in(pairs, value_set=_repeated(pairs), skip_nulls=True)
+    return pc.if_else(whole, pairs, pa.scalar(None, pa.string()))
+
+
+def _repeated(names: pa.ChunkedArray) -> pa.Array:
+    """The names that stand there more than once."""
+    counts = pc.value_counts(names)
+    return counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+
+
+def _trim() -> None:
+    """Give back to the system what Arrow and the C library keep of freed memory: what comes next needs other pieces of it."""
+    for pool in (pa.default_memory_pool(), pa.system_memory_pool()):
+        pool.release_unused()
 
 
 def _rejects(store: Store) -> pa.Table:
     """What is not in the release and why (`REJECT_SCHEMA`): the refusals of every stage, and what the plan leaves out."""
     plan = store.plan()
     plan = plan.filter(pc.invert(plan["keep"]))
-    facts = store.facts(["source_key"])
+    facts = store.facts(["source_key"]) if plan.num_rows else FACT_SCHEMA.empty_table()
+    facts = facts.filter(pc.is_in(facts["id"], value_set=plan["id"].combine_chunks()))
     keys = dict(zip(facts["id"].to_pylist(), facts["source_key"].to_pylist(), strict=True))
     rows = store.rejects().to_pylist()
     for row in plan.select(["id", "origin", "category", "generator_or_source", "reason", "detail"]).to_pylist():
         said = {"stage": "balance", "reason": row["reason"] or "not-kept", "detail": row["detail"] or ""}
         rows.append(row | said | {"source_key": keys.get(row["id"])})
+    _trim()
     return table_of(sorted(rows, key=lambda r: (r["stage"], r["id"], r["reason"])), REJECT_SCHEMA)
 
 
@@ -289,6 +348,7 @@ def _digest_of(settings: object, kept: pa.Table) -> str:
     state = hashlib.sha256(json.dumps(settings).encode())
     for batch in kept.to_batches(max_chunksize=10_000):
         state.update(json.dumps(batch.to_pylist(), sort_keys=True).encode())
+    _trim()
     return state.hexdigest()
 
 

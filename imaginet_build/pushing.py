@@ -61,11 +61,13 @@ def push(
     private: bool | None = None,
     tag: str | None = None,
     overwrite: bool = False,
+    public: bool = True,
 ) -> Pushed:
     """Send the release in `folder` to `repository`, where somebody is logged in already.
 
     `private`: as a new repository begins (None: private), and as one that is there becomes (None: as it is). `tag`: the name
-    the commit gets at the end. `overwrite`: replace what is in the way of the release, whoever put it there.
+    the commit gets at the end. `overwrite`: replace what is in the way of the release, whoever put it there. `public`: the
+    release holds nothing that must not be seen by everybody.
 
     Raises `UsageError` before anything is sent where that name or a stranger's file is in the way, `BuildError` for a damaged
     release, somebody else's commit in the meantime, and whatever is not the same when it is read back.
@@ -73,6 +75,14 @@ def push(
     manifest = release.read_manifest(folder)
     mine = pushplan.whole(folder)
     hidden = repository.create(private is not False)
+    if private and not hidden:
+        repository.show(True)  # before anything of it is there to be seen
+        hidden = True
+    if private is None and not hidden and not public:
+        raise UsageError(
+            f"{repository.name} has become public while the release was made, which holds pixels that not everybody may see; "
+            "nothing was sent. Run the same command again, or say --private"
+        )
     head = repository.head()
     theirs = repository.tree(head) if head else {}
     named = repository.commit_of(tag) if tag else None

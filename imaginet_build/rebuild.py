@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imaginet_build import images
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 SHELF = ".born"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _AT_ONCE = 50
+_UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError, TypeError, AttributeError)
+"""What reading a shard raises that is cut off, has wrong bytes, or other columns than ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,8 @@ class Rebuilt:
     """What was proved or restored. `path`: the release with all its pixels, or the one that was looked at; `withheld`: rows
     that had none; `restored`: how many of those have theirs now; `missing`: the others, each with what to do; `images`: rows
     whose bytes were held against their SHA-256; `faults`: what is not as it was published. `identical`: whether the data is,
-    byte for byte, that of the release that was never withheld; None where nobody knows its digest."""
+    byte for byte, that of the release that was never withheld; None where nobody knows its digest. `proved`: whether hashes
+    were looked at."""
 
     path: Path
     rows: int
@@ -51,6 +55,7 @@ class Rebuilt:
     faults: tuple[str, ...]
     digest: str
     identical: bool | None = None
+    proved: bool = False
 
     @property
     def failed(self) -> bool:
@@ -69,6 +74,7 @@ class Rebuilt:
             "images": self.images,
             "faults": list(self.faults),
             "identical": self.identical,
+            "proved": self.proved,
         }
 
 
@@ -88,17 +94,20 @@ def rebuild(
     and of rows. What was made of missing images for the config `robustness` is made again. Where something
     cannot be had nothing is written but the shelf. Raises `UsageError` for a wrong call, `BuildError` for a damaged release.
     """
+    folder = _by_name(folder)
     manifest = release.read_manifest(folder)
     missing = _missing(folder)
     restoring.check(missing, places or {})
     if not missing:
         count, wrong = prove(folder) if verify else (0, [])
-        return Rebuilt(folder, manifest["rows"], 0, 0, (), count, tuple(wrong), manifest["digest"])
+        return Rebuilt(folder, manifest["rows"], 0, 0, (), count, tuple(wrong), manifest["digest"], None, verify)
     if wrong := release.faults(folder):
         raise BuildError(f"{folder} is damaged ({'; '.join(wrong[:3])}), so nothing is built on it: take an intact copy")
     out = out or folder.with_name(f"{folder.name}-complete")
     if out.resolve() == folder.resolve():
         raise UsageError(f"--out {out} is the release itself: choose another folder")
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise UsageError(f"--out {out}: a release takes the place of a whole folder, and this one is stood in: name another")
     releasefolder.check(out)
     if (out / release.MANIFEST).is_file() and release.read_manifest(out).get("rebuilt_from") == manifest["digest"]:
         return _said(out, manifest, missing, {}, verify)
@@ -118,6 +127,11 @@ def rebuild(
     return _said(out, manifest, missing, {}, verify)
 
 
+def _by_name(folder: Path) -> Path:
+    """A folder that `.` or `..` means, by its name, so that others can be beside it."""
+    return folder if folder.name not in ("", "..") else folder.resolve()
+
+
 def _said(path: Path, manifest: Mapping[str, Any], missing: Sequence[Missing], why: Mapping[str, str], verify: bool) -> Rebuilt:
     """What became of the rows without pixels, and of the hashes where those are proved."""
     whole = {} if why else release.read_manifest(path)
@@ -133,7 +147,7 @@ def _said(path: Path, manifest: Mapping[str, Any], missing: Sequence[Missing], w
             "with other versions", manifest.get("versions"),
         )  # fmt: skip
     restored = len(missing) - len(told)
-    return Rebuilt(path, manifest["rows"], len(missing), restored, told, count, tuple(wrong), digest, same)
+    return Rebuilt(path, manifest["rows"], len(missing), restored, told, count, tuple(wrong), digest, same, verify)
 
 
 def prove(folder: Path) -> tuple[int, list[str]]:
@@ -143,16 +157,20 @@ def prove(folder: Path) -> tuple[int, list[str]]:
     count = 0
     for path in sorted((folder / "data").rglob("*.parquet"), key=release.in_order):
         place = path.relative_to(folder).as_posix()
-        for number, row in enumerate(_rows(path, ["id", "sha256", "source_sha256", "image"])):
-            data = (row["image"] or {}).get("bytes")
-            if data is None:
-                continue
-            count += 1
-            sha256 = hashlib.sha256(data).hexdigest()
-            if sha256 != row["sha256"]:
-                wrong.append(f"{place}, row {number} ({row['id']}): its bytes have not the SHA-256 of its row")
-            elif path.parent.name == "native" and sha256 != row["source_sha256"]:
-                wrong.append(f"{place}, row {number} ({row['id']}): these are not the bytes as born")
+        number = 0
+        try:
+            for number, row in enumerate(_rows(path, ["id", "sha256", "source_sha256", "image"])):
+                data = (row["image"] or {}).get("bytes")
+                if data is None:
+                    continue
+                count += 1
+                sha256 = hashlib.sha256(data).hexdigest()
+                if sha256 != row["sha256"]:
+                    wrong.append(f"{place}, row {number} ({row['id']}): its bytes have not the SHA-256 of its row")
+                elif path.parent.name == "native" and sha256 != row["source_sha256"]:
+                    wrong.append(f"{place}, row {number} ({row['id']}): these are not the bytes as born")
+        except _UNREADABLE as error:
+            wrong.append(f"{place}: cannot be read after row {number} ({_first_line(error)}), so its images are not proved")
     return count, wrong
 
 
@@ -164,19 +182,25 @@ def _rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str
             yield from batch.to_pylist()
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def _missing(folder: Path) -> list[Missing]:
+    """The rows without pixels, each hint looked at. Raises `BuildError` for a shard that cannot be read, or tells no sense."""
     found: dict[str, Missing] = {}
-    for view in release.VIEWS:
-        for paths in release.shards(folder, view).values():
-            for path in paths:
-                if FETCH in pq.read_schema(path).names:
-                    for row in _rows(path, ["id", "source_sha256", FETCH]):
-                        if row[FETCH] is not None:
-                            if not _DIGEST.fullmatch(str(row["source_sha256"])):
-                                raise BuildError(
-                                    f"{path}: '{row['source_sha256']}' of {row['id']} is no SHA-256: take an intact copy"
-                                )
-                            found[row["id"]] = Missing(row["id"], row["source_sha256"], json.loads(row[FETCH]))
+    for path in [path for view in release.VIEWS for paths in release.shards(folder, view).values() for path in paths]:
+        try:
+            if FETCH not in pq.read_schema(path).names:
+                continue
+            for row in _rows(path, ["id", "source_sha256", FETCH]):
+                if row[FETCH] is not None:
+                    if not _DIGEST.fullmatch(str(row["source_sha256"])):
+                        raise BuildError(f"{path}: '{row['source_sha256']}' of {row['id']} is no SHA-256: take an intact copy")
+                    hint = restoring.hint_of(row["id"], row[FETCH], path)
+                    found[row["id"]] = Missing(row["id"], row["source_sha256"], hint)
+        except _UNREADABLE as error:
+            raise BuildError(f"{path} is damaged ({_first_line(error)}): take an intact copy") from None
     return [found[name] for name in sorted(found)]
 
 

@@ -138,6 +138,26 @@ def test_it_is_private_unless_told_and_what_is_there_stays_as_it_is(hub, tmp_pat
     assert hub.repos["me/set"].private is after
 
 
+def test_what_is_to_be_private_is_so_before_anything_of_it_is_there(hub, lean, monkeypatch):
+    hub.repos["me/set"] = repo = hub_server.Repo("me/set", False)
+    repo.add("initial commit", {".gitattributes": b""})
+    seen = []
+    monkeypatch.setattr(Repository, "send", lambda *_: seen.append(repo.private) or (_ for _ in ()).throw(BuildError("no")))
+    with pytest.raises(BuildError, match="no"):
+        push(lean, private=True)
+    assert seen == [True]
+    assert repo.private
+
+
+def test_a_release_with_what_not_everybody_may_see_does_not_go_where_everybody_sees_it(hub, lean):
+    hub.repos["me/set"] = hub_server.Repo("me/set", False)
+    hub.repos["me/set"].add("initial commit", {".gitattributes": b""})
+    with pytest.raises(UsageError, match="me/set has become public while the release was made"):
+        push(lean, public=False)
+    assert titles(hub) == ["initial commit"]
+    assert push(lean, public=False, private=True).private
+
+
 def test_another_branch_is_made_where_there_is_none(hub, lean):
     push(lean, branch="next", tag="v2-rc")
     assert holds(hub, lean, "next")
@@ -237,6 +257,10 @@ def test_one_sentence_for_each_way_of_not_getting_in(hub, lean, monkeypatch):
         patch.setenv("HF_TOKEN", "hf_expired")
         with pytest.raises(UsageError, match="the Hub refuses the token, which may have expired: run hf auth login"):
             push(lean)
+        patch.setenv("HF_TOKEN", "hf_geh\u00e4im")
+        with pytest.raises(UsageError, match=r"the token is malformed: .* run hf auth login") as said:
+            push(lean)
+        assert "\u00e4" not in str(said.value)
         patch.delenv("HF_TOKEN")
         with pytest.raises(UsageError, match="nobody is logged in at the Hub: run hf auth login, or set HF_TOKEN"):
             push(lean)
@@ -320,6 +344,16 @@ def test_a_name_that_another_release_has_is_refused_before_anything_is_sent(hub,
         push(folder, tag="v1")
     assert not {"preupload", "commit", "tag"} & set(hub.calls)
     assert hub.repos["me/set"].tags == {"v1": first.commit}
+
+
+def test_a_name_that_somebody_else_gives_away_during_the_push_ends_it_at_once(hub, lean):
+    def audit(*_: object) -> str:
+        hub.repos["me/set"].tags["v1"] = hub.repos["me/set"].add("theirs", {}).oid
+        return ""
+
+    with pytest.raises(BuildError, match=r"somebody else gave the name v1 to [0-9a-f]{12} in the meantime"):
+        push(lean, tag="v1", audit=audit)
+    assert hub.calls.count("tag") == 1
 
 
 def test_a_file_that_the_client_leaves_out_in_silence_is_missed_and_nothing_is_named(hub, lean):

@@ -47,7 +47,7 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, Path, Path]:
 Sent = tuple[Built, Path, Path]
 
 
-def made(folder: Path, out: Path, *given: str, verify: bool = True) -> rebuild.Rebuilt:
+def made(folder: Path, out: Path | None, *given: str, verify: bool = True) -> rebuild.Rebuilt:
     return rebuilding.rebuild(folder, out, verify=verify, given=given, trust=False)
 
 
@@ -157,6 +157,58 @@ def test_proving_finds_a_changed_file_a_changed_row_and_a_file_too_many(sent: Se
     assert f"{place}: its bytes are not those published" in wrong
     assert f"{place}, row 0 ({other[0]['id']}): its bytes have not the SHA-256 of its row" in wrong
     assert any(line.startswith("data/stray.parquet: not in release.json") for line in wrong)
+
+
+def test_a_shard_that_cannot_be_read_is_said_and_nothing_is_said_to_be_proved_that_was_not(sent: Sent, tmp_path: Path) -> None:
+    _, whole, out = sent
+    text = rebuilding.rebuilt_text(made(whole, tmp_path / "x", verify=False).to_json())
+    assert "nothing was proved: --verify does that" in text
+    text = rebuilding.rebuilt_text(made(out, tmp_path / "x").to_json())
+    assert "no image was proved: --verify does that once nothing is missing" in text
+
+    cut = shutil.copytree(whole, tmp_path / "cut")
+    victim = sorted((cut / "data" / "native").glob("train-*.parquet"))[0]
+    data = bytearray(victim.read_bytes())
+    data[8:4000] = bytes(3992)
+    victim.write_bytes(data)  # its footer is whole
+    done = made(cut, tmp_path / "x")
+    assert done.failed
+    place = victim.relative_to(cut).as_posix()
+    assert any(line.startswith((f"{place}: cannot be read after row 0", f"{place}, row")) for line in done.faults)
+    victim.write_bytes(data[: len(data) // 2])
+    with pytest.raises(BuildError, match=r"train-.*parquet is damaged .*take an intact copy"):
+        made(cut, tmp_path / "x")
+    count, wrong = rebuild.prove(cut)
+    assert count > 48
+    assert any(line.startswith(f"{place}: cannot be read after row 0") for line in wrong)
+
+
+def test_a_folder_without_a_name_is_the_one_that_is_meant(sent: Sent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, _, out = sent
+    folder = shutil.copytree(out, tmp_path / "sent")
+    monkeypatch.chdir(folder)
+    assert made(Path(), None, f"folder={built.pictures}", verify=False).path == tmp_path / "sent-complete"
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UsageError, match=r"--out \.: a release takes the place of a whole folder"):
+        made(out, Path(), f"folder={built.pictures}")
+
+
+WRONG: dict[str, Any] = {
+    "card": None, "nbytes": "x", "view": None, "kind": [], "options": [], "source_key": 3, "revision": {}, "seed": "?",
+}  # fmt: skip
+
+
+def test_a_hint_that_is_none_is_refused_with_the_words_that_are_wrong() -> None:
+    view = {"left": 0, "top": 0, "width": 8, "height": 8, "codec": "jpeg", "quality": 9, "subsampling": "4:2:0"}
+    good = {"kind": "source", "card": "c", "nbytes": 1, "view": view}
+    assert restoring.hint_of("i", json.dumps(good), Path("p")) == good
+    told = ["{", "[]", "3", "null", "[" * 9000, *(json.dumps(good | {key: wrong}) for key, wrong in WRONG.items())]
+    for key, wrong in {"left": -1, "codec": "gif", "first_quality": "x", "width": None, "subsampling": ["4:2:0"]}.items():
+        told.append(json.dumps(good | {"view": view | {key: wrong}}))
+    for cell in told:
+        with pytest.raises(BuildError, match=r"^p: the cell 'fetch' of i is no hint \(.+\): take an intact copy$"):
+            restoring.hint_of("i", cell, Path("p"))
 
 
 def test_a_hint_that_renders_to_other_bytes_ends_the_rebuilding(sent: Sent, tmp_path: Path) -> None:

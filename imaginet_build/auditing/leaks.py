@@ -28,10 +28,10 @@ def leaks_of(view: View, lines: Sequence[Row], found: Sequence[Marker], limit: f
     leaks: dict[str, Leak] = {}
     lines = [r for r in lines if r.track == "origin" and r.view == view.view and r.gate]
     score = {(r.probe, r.scope): r for r in lines}
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, int]] = set()
     for marker in found:
-        told = (marker.probe, marker.value) in seen
-        seen.add((marker.probe, marker.value))
+        told = (marker.probe, marker.number) in seen
+        seen.add((marker.probe, marker.number))
         # Of a container and the hundred keys that came with it the surest speaks for all.
         place = marker.probe.partition(" ")[0]
         if place in leaks:
@@ -57,7 +57,7 @@ def _marked(view: View, marker: Marker) -> tuple[str, ...]:
     probe = next(p for p in view.markable() if p.name == marker.probe)
     share = marker.real / marker.groups[0], marker.synthetic / marker.groups[1]
     marked = "synthetic" if share[1] > share[0] else "real"
-    rows = (probe.values == probe.names.index(marker.value)) & _is(view, marked) & view.within(marker.scope)
+    rows = (probe.values == marker.number) & _is(view, marked) & view.within(marker.scope)
     return _paths(view, np.flatnonzero(rows))
 
 

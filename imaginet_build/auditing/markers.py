@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import MappingProxyType
 
 import numpy as np
@@ -32,6 +33,10 @@ Parts = Mapping[str, npt.NDArray[np.bool_]]
 NO_PARTS: Parts = MappingProxyType({})
 
 _EXACT = 20_000
+_CELLS = 1_000_000
+"""Values times sizes of groups that are counted at once."""
+_KEPT = 1000
+"""Groups; the chances of so many are kept: hundreds of keys ask for the same ones again and again."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class Marker:
 
     `real`, `synthetic`: in how many groups of each class (a group counts once per class; where only some of its rows carry the
     value it counts by their share, rounded over all groups, or wholly where the test of presence is what found it). `p`: exact,
-    two-sided, Holm-corrected. `scope`: the content type whose groups are counted, or `all`.
+    two-sided, Holm-corrected. `scope`: the content type whose groups are counted, or `all`. `number`: which of the probe's
+    values it is, as two of them may read alike.
     """
 
     probe: str
@@ -50,6 +56,7 @@ class Marker:
     groups: tuple[int, int]
     p: float
     scope: str = ALL
+    number: int = -1
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ class _Test:
     p: float
     scope: str
     groups: tuple[int, int]
+    number: int
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ class _Field:
 
     def __call__(self, probe: Probe, v: int, count: tuple[int, int], least: float, p: float) -> _Test:
         total = self.blocks.total
-        return _Test(probe.name, probe.names[v], *count, least, p, self.scope, (int(total[0]), int(total[1])))
+        return _Test(probe.name, probe.names[v], *count, least, p, self.scope, (int(total[0]), int(total[1])), v)
 
 
 def _fields(cases: Cases, parts: Parts) -> list[_Field]:
@@ -161,7 +169,7 @@ def self_test(probes: Sequence[Probe], cases: Cases, parts: Parts = NO_PARTS) ->
         )
         return SelfTest((planted[0], planted[1]), (), False, (few,), few=few)
     chosen = {p.name: p for p in (probes[0], probes[len(probes) // 2], probes[-1])} if probes else {}
-    tests = {probe.name: [t for f in fields for t in f.tests(probe)] for probe in probes}
+    tests = {probe.name: np.array([t.p for f in fields for t in f.tests(probe)]) for probe in probes}
     best = max(fields[1:], key=lambda f: int(f.blocks.total.min()), default=None)
     tried = [fields[0], *([best] if best is not None and best.blocks.total.min() >= PLANTED_GROUPS else [])]
     missed: list[str] = []
@@ -176,9 +184,9 @@ def self_test(probes: Sequence[Probe], cases: Cases, parts: Parts = NO_PARTS) ->
             for name, probe in chosen.items():
                 value, names = len(probe.names), (*probe.names, "planted")
                 with_it = Probe(name, probe.codes, probe.ordered, np.where(rows, value, probe.values), names)
-                others = [t for n, ts in tests.items() if n != name for t in ts]
-                found = _holm(others + [t for f in fields for t in f.tests(with_it)])
-                if not any((m.probe, m.value) == (name, "planted") and m.scope in (ALL, field.scope) for m in found):
+                mine = [t for f in fields for t in f.tests(with_it)]
+                surest = min((t.p for t in mine if t.number == value and t.scope in (ALL, field.scope)), default=1.0)
+                if not _stands(surest, [*(ps for n, ps in tests.items() if n != name), np.array([t.p for t in mine])]):
                     told.append(f"{name} of {origin}" + ("" if field.scope == ALL else f" among {field.scope}"))
     scope = tried[1].scope if len(tried) > 1 else None
     return SelfTest((planted[0], planted[1]), tuple(chosen), not missed, tuple(missed), scope, thin=tuple(thin))
@@ -240,13 +248,24 @@ def _presence(probe: Probe, field: _Field, first: int) -> Iterable[_Test]:
     # Not one stratum for all large groups: the larger of them would meet a rare value more often still.
     sizes, stratum = np.unique(blocks.size, return_inverse=True)
     total = np.bincount(stratum * 2 + blocks.label, minlength=2 * len(sizes)).reshape(-1, 2)
-    for v in partial[partial >= first].tolist():
-        there = block[order[ends[v] : ends[v + 1]]]
-        carry = np.bincount(stratum[there] * 2 + blocks.label[there], minlength=2 * len(sizes)).reshape(-1, 2)
-        tells = (total.min(axis=1) > 0) & (carry.sum(axis=1) > 0)
-        least, p = _stratified(carry[tells], total[tells])
-        if least <= MARKER_P:
-            yield field(probe, v, (int(carry[:, 0].sum()), int(carry[:, 1].sum())), least, p)
+    here = stratum[block] * 2 + blocks.label[block]
+    wide = 2 * len(sizes)
+    many = max(1, _CELLS // wide)
+    partial = partial[partial >= first]
+    for start in range(0, len(probe.names), many):
+        some = order[ends[start] : ends[min(start + many, len(probe.names))]]
+        carries = np.bincount((value[some] - start) * wide + here[some], minlength=wide * many).reshape(many, -1, 2)
+        counts = carries.sum(axis=1).tolist()
+        for v in partial[(partial >= start) & (partial < start + many)].tolist():
+            carry = carries[v - start]
+            if wide > 2:
+                tells = (total.min(axis=1) > 0) & (carry.sum(axis=1) > 0)
+                least, p = _stratified(carry[tells], total[tells])
+            else:
+                real, synthetic = counts[v - start]
+                least, p = _exact(real + synthetic, int(total[0, 0]), int(total[0, 1]), real)
+            if least <= MARKER_P:
+                yield field(probe, v, (counts[v - start][0], counts[v - start][1]), least, p)
 
 
 def _stratified(carry: Ints, total: Ints) -> tuple[float, float]:
@@ -254,36 +273,51 @@ def _stratified(carry: Ints, total: Ints) -> tuple[float, float]:
 
     The count in the first class is a sum of independent hypergeometric numbers; past _EXACT terms a normal one stands for it.
     """
-    from scipy.stats import norm
-
     if not len(carry):
         return 1.0, 1.0
-    size, margin = total.sum(axis=1), carry.sum(axis=1)
+    margin = carry.sum(axis=1)
+    return _summed(tuple(margin.tolist()), tuple(total.ravel().tolist()), int(carry[:, 0].sum()))
+
+
+@lru_cache(2**16)
+def _summed(margins: tuple[int, ...], totals: tuple[int, ...], real: int) -> tuple[float, float]:
+    """`_stratified` of what decides it: how many groups carry the value in each stratum, and how many of all are real."""
+    from scipy.stats import norm
+
+    margin, total = np.array(margins, np.int64), np.array(totals, np.int64).reshape(-1, 2)
+    size = total.sum(axis=1)
     if np.minimum(margin, total.min(axis=1)).sum() > _EXACT:
         mean = (margin * total[:, 0] / size).sum()
         share = total / size[:, None]
         variance = (margin * share[:, 0] * share[:, 1] * ((size - margin) / np.maximum(size - 1, 1))).sum()
-        return 0.0, float(2 * norm.sf(abs(carry[:, 0].sum() - mean) / max(float(variance) ** 0.5, 1e-9)))
+        return 0.0, float(2 * norm.sf(abs(real - mean) / max(float(variance) ** 0.5, 1e-9)))
     law, start = np.ones(1), 0
-    for one, m in zip(total, margin.tolist(), strict=True):
+    for one, m in zip(total, margins, strict=True):
         low, chance = _hypergeometric(m, one)
         law = np.convolve(law, chance)
         start += low
-    here = law[int(carry[:, 0].sum()) - start]
+    here = law[real - start]
     return float(min(law[0], law[-1])), min(1.0, float(law[law <= here * (1 + 1e-7)].sum()))
+
+
+def _stands(p: float, tests: Sequence[Floats]) -> bool:
+    """Whether a test of this p is among those that `_holm` finds, of all the p values there are."""
+    every = np.concatenate(tests)
+    before = np.sort(every[every <= p])
+    return bool(len(before)) and bool((before * (len(every) - np.arange(len(before))) < MARKER_P).all())
 
 
 def _holm(tests: Sequence[_Test]) -> list[Marker]:
     order = sorted(tests, key=lambda test: test.p)
-    found: dict[tuple[str, str, str], Marker] = {}
+    found: dict[tuple[str, int, str], Marker] = {}
     worst = 0.0
     for rank, test in enumerate(order):
         worst = max(worst, min(1.0, test.p * (len(order) - rank)))
         if worst >= MARKER_P:
             break
-        marker = Marker(test.probe, test.value, test.real, test.synthetic, test.groups, worst, test.scope)
-        found.setdefault((test.probe, test.value, test.scope), marker)
-    return [m for m in found.values() if m.scope == ALL or (m.probe, m.value, ALL) not in found]
+        marker = Marker(test.probe, test.value, test.real, test.synthetic, test.groups, worst, test.scope, test.number)
+        found.setdefault((test.probe, test.number, test.scope), marker)
+    return [m for m in found.values() if m.scope == ALL or (m.probe, m.number, ALL) not in found]
 
 
 def _fisher(margin: int, total: npt.NDArray[np.int64], real: int | None = None) -> tuple[float, float]:
@@ -291,7 +325,12 @@ def _fisher(margin: int, total: npt.NDArray[np.int64], real: int | None = None) 
 
     Two-sided: the sum over all tables no likelier than this one.
     """
-    low, chance = _hypergeometric(margin, total)
+    return _exact(margin, int(total[0]), int(total[1]), real)
+
+
+@lru_cache(2**16)
+def _exact(margin: int, reals: int, synthetics: int, real: int | None) -> tuple[float, float]:
+    low, chance = _hypergeometric(margin, np.array([reals, synthetics]))
     least = float(min(chance[0], chance[-1]))
     if real is None:
         return least, 1.0
@@ -301,13 +340,20 @@ def _fisher(margin: int, total: npt.NDArray[np.int64], real: int | None = None) 
 def _hypergeometric(margin: int, total: Ints) -> tuple[int, Floats]:
     """Of `margin` groups that carry a value, how many are real, where the label means nothing: the fewest, and the chance of
     each number from there on. `total`: the groups of each class."""
+    asked = margin, int(total[0]), int(total[1])
+    return _kept(*asked) if margin <= _KEPT else _chances(*asked)
+
+
+def _chances(margin: int, real: int, synthetic: int) -> tuple[int, Floats]:
     from scipy.special import gammaln
 
     def ways(n: int, k: Ints) -> Floats:
         logs: Floats = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
         return logs
 
-    real, synthetic = total.tolist()
     low = max(0, margin - synthetic)
     k = np.arange(low, min(margin, real) + 1)
     return low, np.exp(ways(real, k) + ways(synthetic, margin - k) - ways(real + synthetic, np.array([margin])))
+
+
+_kept = lru_cache(2**12)(_chances)

@@ -221,7 +221,7 @@ def words_of(table: pa.Table) -> list[Probe]:
     for k in often[rows_of_key[often] >= FEWEST_ROWS].tolist():
         mine = order[ends[k] : ends[k + 1]]
         common, place = np.unique(np.where(rows_of_word[word[mine]] < FEWEST_ROWS, -1, word[mine]), return_inverse=True)
-        names = ["absent", *("another" if w < 0 else parted[w][1] or "empty" for w in common.tolist())]
+        names = ["(absent)", *("(another)" if w < 0 else parted[w][1] or "(empty)" for w in common.tolist())]
         value = np.zeros(len(said.dictionary) + 1, np.int64)
         value[owner[mine]] = place + 1
         values = value[row]

@@ -86,8 +86,13 @@ def publish(
     from imaginet_build.running.clearance import Asked
 
     if check is not None:
-        if out is not None or repo is not None:
-            raise UsageError("--check writes nothing: leave out --out and --repo")
+        told = {
+            "--out": out, "--repo": repo, "--push": push, "--public/--private": public is not None, "--tag": tag,
+            "--revision": revision != "main", "--overwrite": overwrite, "--only": only, "--withhold": withhold, "--from": grow,
+            "--version": version, "--force": force, "--recipe": recipe,
+        }  # fmt: skip
+        if useless := [name for name, value in told.items() if value]:
+            raise UsageError(f"--check writes nothing, it proves the release in {check}: leave out {', '.join(useless)}")
         document = stages.check(open_session(None, work, sets), check)
         say(document, summaries.checked_text(document), as_json)
         raise typer.Exit(int(bool(document["faults"])))

@@ -218,8 +218,14 @@ class Repository:
             try:
                 self._api.create_tag(self.name, tag=name, revision=commit, repo_type=_KIND)
             except HfHubHTTPError as error:
-                if error.response.status_code != 409 or self.commit_of(name) != commit:
+                there = self.commit_of(name) if error.response.status_code == 409 else None
+                if there is None:
                     raise
+                if there != commit:
+                    raise BuildError(
+                        f"{self.name}: somebody else gave the name {name} to {there[:12]} in the meantime. The release is "
+                        f"there as {commit[:12]}, without a name: look at {self.url}, then choose another --tag"
+                    ) from None
 
         self.ask(f"tagging {name}", name_it)
 
@@ -267,6 +273,8 @@ class Repository:
             error = error.__cause__
         if isinstance(error, LocalTokenNotFoundError):
             return f"nobody is logged in at the Hub: {_LOGIN}", False
+        if isinstance(error, UnicodeEncodeError):  # of the header that the token goes in; its words would show letters of it
+            return f"the token is malformed: a letter in it is none that tokens have; {_LOGIN}", False
         if isinstance(error, HFValidationError):
             return f"the Hub takes no such name ({first_line(error)}): choose another --repo", False
         if isinstance(error, HfHubHTTPError):

@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 NOTE = "release.unfinished.json"
 _BLOCK = 1 << 20
+_HOPELESS = (PermissionError, NotImplementedError, TypeError, AttributeError)
+"""What a store raises that cannot do what is asked of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,16 @@ class Placed:
 
 
 def local(out: str) -> Path | None:
-    """The folder that an --out means, None where it is an address of another kind."""
+    """The folder that an --out means, None where it is an address of another kind. Raises `UsageError` for the folder that
+    this program stands in, which nothing can take the place of."""
     found = re.fullmatch(r"(?:file|local)://(/.*)", out)
     if found:
         return Path(found[1])
-    return None if re.match(r"[A-Za-z0-9+.-]+://", out) else Path(out)
+    if re.match(r"[A-Za-z0-9+._:-]+://", out):
+        return None
+    if Path.cwd().is_relative_to(Path(out).resolve()):
+        raise UsageError(f"--out {out}: a release takes the place of a whole folder, and this one is stood in: name another")
+    return Path(out)
 
 
 class Place:
@@ -64,7 +71,7 @@ class Place:
     def __init__(self, url: str, *, attempts: int = 5, pause: float = 1.0) -> None:
         import fsspec
 
-        self.shown = re.sub(r"//[^/@]*@", "//", url.partition("?")[0]).rstrip("/")
+        self.shown = _unsigned(url.partition("?")[0]).rstrip("/")
         self.attempts, self.pause = attempts, pause
         try:
             self._fs, root = fsspec.url_to_fs(url)
@@ -73,6 +80,11 @@ class Place:
         except ValueError as error:
             raise UsageError(
                 f"--out {self.shown}: {_first_line(error)}. Give a folder, or an address that fsspec knows"
+            ) from None
+        except Exception as error:  # every store raises errors of its own, some where they connect
+            raise UsageError(
+                f"--out {self.shown}: cannot be opened ({type(error).__name__}: {_first_line(error)}). Give the whole address, "
+                "of a store that answers"
             ) from None
         self._root = str(root).rstrip("/")
 
@@ -95,7 +107,7 @@ class Place:
         if plan.send or plan.delete:
             listed = {p: {"sha256": f.sha256, "nbytes": f.nbytes} for p, f in mine.items()}
             known = json.dumps({"files": (ours or {}) | {p: {"sha256": "", "nbytes": 0} for p in plan.delete} | listed})
-            self._ask(f"writing {NOTE}", lambda: self._fs.pipe_file(self._at(NOTE), known.encode()))
+            self._ask(f"writing {NOTE}", lambda: self._note(known.encode()))
             if release.MANIFEST in there:
                 self._delete(release.MANIFEST)
             for number, path in enumerate(sorted({*plan.send, release.MANIFEST} - {release.MANIFEST}), 1):
@@ -134,7 +146,7 @@ class Place:
             if not self._fs.exists(self._root):
                 return {}
             found = self._fs.find(self._root, detail=True)
-            return {posixpath.relpath(p, self._root): int(f["size"]) for p, f in found.items() if f["type"] == "file"}
+            return {self._below(p): int(f["size"]) for p, f in found.items() if f["type"] == "file"}
 
         return self._ask("listing what is there", look)
 
@@ -167,6 +179,13 @@ class Place:
 
         self._ask(f"deleting {path}", remove)
 
+    def _note(self, data: bytes) -> None:
+        self._fs.makedirs(self._root, exist_ok=True)
+        self._fs.pipe_file(self._at(NOTE), data)
+
+    def _below(self, there: str) -> str:
+        return posixpath.relpath("/" + there.lstrip("/"), "/" + self._root.lstrip("/"))
+
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}"
 
@@ -176,10 +195,10 @@ class Place:
             try:
                 return call()
             except Exception as error:  # every store raises errors of its own
-                if isinstance(error, BuildError | TypeError | AttributeError | NotImplementedError):
+                if isinstance(error, BuildError):
                     raise
                 reason = f"{self.shown}: {what}: {type(error).__name__}: {_first_line(error)}"
-                if attempt + 1 == self.attempts or isinstance(error, PermissionError):
+                if attempt + 1 == self.attempts or isinstance(error, _HOPELESS):
                     raise BuildError(
                         f"{reason}. What was sent is kept, and the same command goes on; as long as there is no "
                         f"{release.MANIFEST}, it is no release"
@@ -191,4 +210,9 @@ class Place:
 
 def _first_line(error: object) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"(\w+://[^\s'\"?]+)\?[^\s'\"]*", r"\1", lines[0])[:300]
+    return _unsigned(re.sub(r"(\w+://[^\s'\"?]+)\?[^\s'\"]*", r"\1", lines[0]))[:300]
+
+
+def _unsigned(text: str) -> str:
+    """Addresses without the name and the password in them."""
+    return re.sub(r"//[^\s/@]*@", "//", text)

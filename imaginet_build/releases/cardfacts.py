@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,15 +89,15 @@ def measure(
     known = {config.name: config for config in configs.found(folder, tiers, views)}
     rows = {view: _rows(folder, view) for view in views}
     first = rows[views[0]]
-    seen = pixels or {view: look(folder, view, one, seen) for view, one in rows.items()}
+    images = pixels or {view: look(folder, view, one, seen) for view, one in rows.items()}
     return Measured(
         digest=digest,
         configs=tuple(known.values()),
         views={view: known[view].rows for view in views},
         nbytes={view: known[view].nbytes for view in views},
         sides={view: one.sides() for view, one in rows.items()},
-        likeness={view: seen[view].likeness for view in views},
-        codecs={view: seen[view].codecs for view in views},
+        likeness={view: images[view].likeness for view in views},
+        codecs={view: images[view].codecs for view in views},
         composition=_counts(first.cells, "content_type", "label", "family", "generator_or_source", "split"),
         terms=_counts(first.terms, "label", "generator_or_source", "licence"),
         licences=_licences(first.terms),
@@ -140,7 +140,7 @@ def _rows(folder: Path, view: str) -> Rows:
     for split, paths in release.shards(folder, view).items():
         for path in paths:
             features = release.features_of(path)
-            for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=[name for name in features if name != "image"]):
+            for batch in _batches(path, [name for name in features if name != "image"]):
                 names = {name: _named(batch[name], features[name]) for name in (*_KEYS, "generator", "source", "licence")}
                 maker = [
                     source or "unknown" if label == "real" else generator
@@ -161,6 +161,11 @@ def _rows(folder: Path, view: str) -> Rows:
                     held.append(values)
     synthetic, width, height, groups, pairs = (np.concatenate(one) for one in numbers)
     return Rows(synthetic, width, height, groups, pairs, cells, terms, empty)
+
+
+def _batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        yield from file.iter_batches(_BATCH, columns=columns, use_threads=False)
 
 
 def _named(column: pa.Array, feature: Mapping[str, Any]) -> list[Any]:

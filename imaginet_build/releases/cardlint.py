@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from imaginet_build.errors import BuildError
-from imaginet_build.releases import cardfacts, datasetcard, release
+from imaginet_build.releases import cardfacts, changelog, datasetcard, release
 
 _SHOWN = 100
 
@@ -32,8 +32,8 @@ def faults(
     """
     held = json.loads(json.dumps(manifest)) if manifest is not None else release.read_manifest(folder)
     facts, texts = expected(folder, held, release.inventory(folder, held["files"] if manifest is not None else None), pixels)
-    told = {name: held.get(name) for name in ("rows", "views", "likeness")}
-    counted = {"rows": facts.rows, "views": facts.views, "likeness": facts.likeness}
+    told = {name: held.get(name) for name in ("rows", "views", "likeness")} | {"withheld": held.get("withheld", 0)}
+    counted = {"rows": facts.rows, "views": facts.views, "likeness": facts.likeness, "withheld": facts.withheld}
     wrong = [
         f"{release.MANIFEST}: '{name}' is {told[name]}, the files say {counted[name]}"
         for name in told
@@ -44,8 +44,25 @@ def faults(
         if not path.is_file():
             wrong.append(f"{name}: missing")
             continue
-        wrong += [f"{name}:{number}: {what}" for number, what in differences(path.read_text(encoding="utf-8"), text)]
-    return wrong
+        wrong += [f"{name}:{number}: {what}" for number, what in differences(_read(path), text)]
+    return wrong + _older_news(folder, held.get("version"))
+
+
+def _read(path: Path) -> str:
+    """A text, whatever became of its bytes."""
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _older_news(folder: Path, version: str | None) -> list[str]:
+    """A changelog that is not of this version."""
+    path = folder / changelog.FILE
+    if not version or not path.is_file():
+        return []
+    lines = _read(path).split("\n")
+    number, head = next(((n, line) for n, line in enumerate(lines, start=1) if line.startswith("## ")), (len(lines), ""))
+    if head == f"## {version}":
+        return []
+    return [f"{changelog.FILE}:{number}: its newest version is {head[3:] or 'none'}, {release.MANIFEST} is of {version}"]
 
 
 def expected(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections import defaultdict
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from imaginet_build.errors import BuildError
 from imaginet_build.releases import licences, living, rights
@@ -24,8 +26,13 @@ from imaginet_build.releases.living import Previous
 from imaginet_build.releases.notices import CORRECTABLE, Erratum
 from imaginet_build.releases.shardwriter import ShardWriter
 
+log = logging.getLogger(__name__)
+
 DECIDED = ("split", "left", "top", "width", "height", "codec", "quality", "subsampling", "first_quality", "first_subsampling")
 """What a plan decides of a row, and no later version may decide otherwise."""
+
+_STAYING = ("category", "origin", "group")
+"""What a published row keeps, whatever the plan says of it now."""
 
 _AT_ONCE = 50
 
@@ -71,15 +78,22 @@ class Older:
         now, was = plan.filter(pc.is_valid(place)), old.take(place.drop_null())
         unlike = np.asarray(pc.invert(now["keep"]).to_numpy(), dtype=bool)
         for name in DECIDED:
-            null = [pc.is_null(side[name]) for side in (now, was)]
-            same = pc.or_(pc.fill_null(pc.equal(now[name], was[name]), False), pc.and_(*null))
-            unlike |= ~np.asarray(same.to_numpy(), dtype=bool)
+            unlike |= _unlike(now[name], was[name])
         if unlike.any():
             raise BuildError(
                 f"the plan decides otherwise than {self.previous.folder} of {int(unlike.sum())} rows, such as "
                 f"{now['id'][int(np.argmax(unlike))].as_py()}: make it anew with build-imaginet balance --from "
                 f"{self.previous.folder}"
             )
+        for name in _STAYING:
+            if (odd := np.flatnonzero(_unlike(now[name], was[name]))).size:
+                first = int(odd[0])
+                log.warning(
+                    "%d rows of %s are of another %s by now, such as %s (%s, published as %s): they stay as they were. "
+                    "To have them out, list them in takedown.csv",
+                    odd.size, self.previous.folder, name,
+                    *(side[first].as_py() for side in (now["id"], now[name], was[name])),
+                )  # fmt: skip
         return kept.filter(pc.invert(pc.is_in(kept["id"], value_set=self.previous.plan["id"].combine_chunks())))
 
     def number(self, more: int, wanted: str | None) -> str:
@@ -140,7 +154,8 @@ class Older:
             for batch in file.iter_batches(batch_size=_AT_ONCE):
                 some = batch.filter(pc.invert(pc.is_in(batch[key], value_set=pa.array(sorted(gone), pa.string()))))
                 for row in some.to_pylist():
-                    writer.add(row | self.right.get(row[key], {}) | {"image": (row["image"]["bytes"], row["image"]["path"])})
+                    image = row["image"] or {"bytes": None, "path": None}  # withheld: no image at all
+                    writer.add(row | self.right.get(row[key], {}) | {"image": (image["bytes"], image["path"])})
             return writer.commit()
 
 
@@ -154,6 +169,13 @@ def link(old: Path, new: Path) -> None:
         shutil.copyfile(old, beside)
     beside.replace(new)
     beside.unlink(missing_ok=True)  # it stays where both names are of one file already
+
+
+def _unlike(now: pa.ChunkedArray, was: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Where two columns differ; nothing is like nothing."""
+    null = [pc.is_null(side) for side in (now, was)]
+    same = pc.or_(pc.fill_null(pc.equal(now, was), False), pc.and_(*null))
+    return ~np.asarray(same.to_numpy(), dtype=bool)
 
 
 def _key(schema: pa.Schema) -> str:

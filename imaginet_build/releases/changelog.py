@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from imaginet_build.releases import release, releasediff
 from imaginet_build.releases.living import Previous
 
@@ -38,9 +40,10 @@ def news(
 ) -> News:
     """Count the release at `folder`, which has the files `data`. `right`: older rows that were put right."""
     view = next(view for view in release.VIEWS if release.shards(folder, view))
-    now = release.rows(folder, view)
     if previous is None:
-        return News(f"{_HEAD}\n## {version}\n\nThe first version: {now.num_rows} images.\n", now.num_rows)
+        rows = sum(pq.read_metadata(path).num_rows for paths in release.shards(folder, view).values() for path in paths)
+        return News(f"{_HEAD}\n## {version}\n\nThe first version: {rows} images.\n", rows)
+    now = release.rows(folder, view)
     head, _, older = _read(previous.folder / FILE).partition("\n## ")
     if version == previous.version:
         return News(f"{head}\n## {older}", now.num_rows, previous=previous.manifest.get("previous"))

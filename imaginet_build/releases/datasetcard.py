@@ -7,7 +7,9 @@ because `datasets` believes the card over the schema where they differ.
 
 from __future__ import annotations
 
+import csv
 import functools
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,6 +29,7 @@ COMPOSITION = "composition.csv"
 TEXTS = ("README.md", "LICENSE.md", "DATASHEET.md", "croissant.json", COMPOSITION)
 """What `files` writes."""
 
+_CELL = ("content_type", "label", "family", "generator_or_source")
 _SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"), (1e8, "10M<n<100M"))
 
 
@@ -66,18 +69,7 @@ def files(
 ) -> dict[str, str]:
     """The texts of a release by name (`TEXTS`). `inventory`: SHA-256 and size of its files (`release.inventory`). `rights`:
     what `release.json` says of them (`rights.said`)."""
-    import pandas as pd
-
-    frame = pd.DataFrame(facts.composition)
-    wide = frame.pivot_table(
-        index=["content_type", "label", "family", "generator_or_source"],
-        columns="split",
-        values="rows",
-        aggfunc="sum",
-        fill_value=0,
-    )
-    wide = wide.reindex(columns=[s for s in SPLITS if s in wide.columns])
-    wide["all"] = wide.sum(axis=1)
+    splits, wide = _wide(facts.composition)
     limits = _limits(facts)
     told = shown(probes)
     known = {
@@ -91,9 +83,9 @@ def files(
         "version": version,
         "size": next((name for limit, name in _SIZES if facts.rows < limit), "100M<n<1B"),
         "info": dataset_info(facts.configs),
-        "splits": [s for s in SPLITS if s in wide.columns],
-        "composition": wide.reset_index().to_dict("records"),
-        "totals": {str(name): int(value) for name, value in wide.sum().items()},
+        "splits": splits,
+        "composition": wide,
+        "totals": {name: sum(row[name] for row in wide) for name in (*splits, "all")},
         "terms": _with_cards(facts.terms, about.sources),
         "limits": limits,
         "columns": {name: COLUMNS.get(name, "") for name in facts.configs[0].features},
@@ -112,8 +104,27 @@ def files(
     described = croissant.describe(facts, about, inventory, gate=gate, limits=limits, version=version)
     return texts | {
         "croissant.json": json.dumps(described, indent=1) + "\n",
-        COMPOSITION: frame.to_csv(index=False, lineterminator="\n"),
+        COMPOSITION: _csv(facts.composition),
     }
+
+
+def _wide(composition: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
+    """The splits there are, and for every cell its names and its rows by split and in `all`, sorted by the names."""
+    splits: list[str] = [split for split in SPLITS if any(row["split"] == split for row in composition)]
+    cells: dict[tuple[str, ...], dict[str, int]] = {}
+    for row in composition:
+        cell = cells.setdefault(tuple(row[name] for name in _CELL), dict.fromkeys((*splits, "all"), 0))
+        cell[row["split"]] += row["rows"]
+        cell["all"] += row["rows"]
+    return splits, [dict(zip(_CELL, cell, strict=True)) | cells[cell] for cell in sorted(cells)]
+
+
+def _csv(composition: Sequence[Mapping[str, Any]]) -> str:
+    out = io.StringIO()
+    lines = csv.DictWriter(out, [*_CELL, "split", "rows"], lineterminator="\n")
+    lines.writeheader()
+    lines.writerows(composition)
+    return out.getvalue()
 
 
 def shown(probes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -188,4 +199,7 @@ def _limits(facts: Measured) -> list[str]:
     unstated = sum(sum(n.values()) for name, n in facts.licences.items() if "not-stated" in name)
     if unstated:
         found.append(f"For {unstated} images no licence is stated.")
+    if not any(name.endswith(".c2pa") for name in facts.files):
+        born = "; `native` keeps what the born bytes hold" if "native" in facts.views else ""
+        found.append(f"This release carries no C2PA sidecars, for either class{born}.")
     return found

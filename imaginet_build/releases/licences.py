@@ -27,13 +27,16 @@ OPEN = frozenset({"Permissive", "Public Domain", "Copyleft", "Copyleft Limited"}
 _UNSAID = frozenset({"", "-", "?", "n/a", "na", "nan", "none", "null", "other", "unknown", "noassertion"})
 _FILLING = re.compile(r"\b(the|international|unported|generic|deed|legal ?code|licen[cs]e|version)\b", re.IGNORECASE)
 _COMMONS = re.compile(
-    r"^(?:https?://)?(?:www\.)?creativecommons\.org/(licenses|publicdomain)/([a-z+-]+)/(\d\.\d)(?:/([a-z]{2,3}))?\b",
+    r"(?:https?://)?(?:www\.)?creativecommons\.org/(licenses|publicdomain)/([a-z+-]+)/(\d\.\d)(?:/([a-z]{2,3}))?"
+    r"(?:/(?:deed|legalcode)[\w.-]*)?/?(?:[?#]\S*)?",
     re.IGNORECASE,
 )
 _LISTED = re.compile(
     r"^(?:https?://)?(?:www\.)?(?:spdx\.org/licenses|opensource\.org/licenses?)/([\w.+-]+?)(?:\.html)?/?$", re.IGNORECASE
 )
 _LONGEST = 100
+_MOST = 500
+"""Letters of an expression; what is longer is a text, and its own licence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +81,14 @@ def spdx(text: str | None) -> str:
     words = " ".join((text or "").split())
     if words.lower() in _UNSAID:
         return NOT_STATED
-    return _address(words) or _expression(words) or _by_letters(words) or _reference(words)
+    if len(words) > _MOST or words.count("(") != words.count(")"):
+        return _reference(words)  # what was cut off may have said more
+    known = _address(words) or _expression(words) or _by_letters(words)
+    return known if known and len(known) <= _MOST else _reference(words)
 
 
 def _address(words: str) -> str | None:
-    if found := _COMMONS.match(words):
+    if found := _COMMONS.fullmatch(words):
         part, code, version, country = found.groups()
         if part.lower() == "publicdomain":
             name = {"zero": f"CC0-{version}", "mark": f"CC-PDM-{version}"}.get(code.lower())
@@ -99,7 +105,7 @@ def _expression(words: str) -> str | None:
 
     try:
         parsed = _licensing().parse(words)
-    except (ExpressionError, ExpressionParseError):
+    except (ExpressionError, ExpressionParseError, IndexError, RecursionError):  # the last two: empty and deep parentheses
         return None
     if parsed is None:
         return None
@@ -153,7 +159,10 @@ def _rights(node: Any) -> Rights:
         return functools.reduce(Rights.__and__, map(_rights, node.args))
     if isinstance(node, licensing.OR):
         return functools.reduce(Rights.__or__, map(_rights, node.args))
-    key = getattr(node, "license_symbol", node).key
+    if exception := getattr(node, "exception_symbol", None):
+        rights = _rights(node.license_symbol)
+        return rights if _exceptions().get(exception.key) in OPEN else rights & Rights()
+    key = node.key
     if re.match(r"(?:LicenseRef-scancode-)?CC-BY", key, re.IGNORECASE):
         marks = key.upper().split("-")
         return Rights("ND" not in marks, "NC" not in marks)
@@ -214,6 +223,14 @@ def _index() -> dict[str, dict[str, Any]]:
         for entry in get_license_index()
         if entry.get("spdx_license_key") and not entry["is_deprecated"] and not entry["is_exception"]
     }
+
+
+@functools.cache
+def _exceptions() -> dict[str, str]:
+    """What may stand behind `WITH`, and its category: most give more, and a few take away."""
+    from license_expression import get_license_index
+
+    return {e["spdx_license_key"]: e["category"] for e in get_license_index() if e["is_exception"] and e["spdx_license_key"]}
 
 
 def _entry(name: str) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def refuse(previous: Previous, views: Sequence[str], equalize: Mapping[str, Any]
     if list(views) != previous.views:
         raise UsageError(
             f"{where} has the views {', '.join(previous.views)}, and publish.views asks for {', '.join(views)}: older rows "
-            "cannot be shown otherwise. Set it back, or publish without --from"
+            "cannot be shown otherwise. Set it back, or move the grown release away and publish without --from"
         )
     if "equalized" not in views:
         return
@@ -129,7 +129,7 @@ def refuse(previous: Previous, views: Sequence[str], equalize: Mapping[str, Any]
         raise UsageError(
             f"{where} was drawn by another law than this recipe's, and one release has one law:\n  "
             + "\n  ".join(changed)
-            + "\nSet it back, or publish a release of its own, without --from"
+            + "\nSet it back, or move the grown release away and publish one of its own, without --from"
         )
 
 

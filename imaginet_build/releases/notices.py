@@ -18,6 +18,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -48,6 +49,11 @@ class Notice:
     view: str = ""
     pixels: str = ""
     reason: str = REASONS[0]
+
+    @property
+    def recognised(self) -> bool:
+        """Whether it is known which image it is."""
+        return bool(self.id and self.sha256)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -108,7 +114,7 @@ NOTHING_BARRED = Bars()
 def read(folder: Path) -> Notices:
     """The lists of a work folder or of a release; empty where there are none. Raises `UsageError` naming every faulty line."""
     return Notices(
-        tuple(sorted(set(_takedowns(folder / TAKEDOWN)))),
+        tuple(sorted({notice for _, notice in _takedowns(folder / TAKEDOWN)})),
         tuple(sorted({(e.id, e.column): e for e in _errata(folder / ERRATA)}.values())),
     )
 
@@ -139,7 +145,8 @@ def _words(notice: Notice) -> dict[str, str]:
     return {name: value for name, value in asdict(notice).items() if value}
 
 
-def _takedowns(path: Path) -> list[Notice]:
+def _takedowns(path: Path) -> list[tuple[int, Notice]]:
+    """Each with its line."""
     found, faults = [], []
     for number, row in _rows(path, {*_WRITTEN, *(f.name for f in fields(Notice))}, _WRITTEN):
         row["sha256"] = row.get("sha256", "").lower()
@@ -156,7 +163,7 @@ def _takedowns(path: Path) -> list[Notice]:
             if key := row.get("source_key"):
                 source = row.get("source")
                 known |= {"place": place_of(source, key)} if source else {"key": _digest(key)}
-            found.append(Notice(**known))
+            found.append((number, Notice(**known)))
     _refuse(path, faults)
     return found
 
@@ -278,12 +285,33 @@ def _named(notices: Sequence[Notice], rows: Iterable[Row]) -> list[tuple[Row, No
                 index.setdefault((kind, value), notice)
     found: list[tuple[Row, Notice]] = []
     for row in rows:
-        key = row["source_key"]
-        names: list[tuple[str, str | None]] = [("id", row["id"]), ("sha256", row["sha256"]), ("pixels", row["pixel_hash"])]
-        if key is not None:
-            names += [("key", _digest(key)), ("place", place_of(row["source"], key))]
-        found += [(row, index[name]) for name in names if name in index][:1]
+        found += [(row, index[name]) for name in _names(row) if name in index][:1]
     return found
+
+
+def _names(row: Row) -> list[tuple[str, str | None]]:
+    """By what a notice may name a row."""
+    key = row["source_key"]
+    names: list[tuple[str, str | None]] = [("id", row["id"]), ("sha256", row["sha256"]), ("pixels", row["pixel_hash"])]
+    return names if key is None else [*names, ("key", _digest(key)), ("place", place_of(row["source"], key))]
+
+
+def strangers(store: Store, releases: Sequence[Path]) -> list[str]:
+    """The lines of a work folder's list of what is taken down that name no image: none of its own, and none that one of
+    `releases` holds or has taken down."""
+    listed = _takedowns(store.root / TAKEDOWN)
+    if not listed:
+        return []
+    names = {name for row in store.facts(list(_FACTS)).to_pylist() for name in _names(row)}
+    for folder in releases:
+        before = [notice for notice in read(folder).taken if notice.recognised]
+        names |= {item for notice in before for item in (*_words(notice).items(), ("sha256", notice.view))}
+        for view in filter(partial(release.shards, folder), release.VIEWS):
+            rows = release.rows(folder, view).select(["id", "source", "source_key", "sha256", "source_sha256"])
+            for row in rows.to_pylist():
+                names |= {*_names(row | {"pixel_hash": None}), ("sha256", row["source_sha256"])}
+    names -= {("reason", reason) for reason in REASONS}
+    return [f"{TAKEDOWN}, line {line}" for line, notice in listed if not names & _words(notice).items()]
 
 
 def _told(row: Row, notice: Notice, view: str = "") -> Notice:

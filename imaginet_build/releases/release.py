@@ -42,7 +42,7 @@ class Names:
     @classmethod
     def of_rows(cls, rows: pa.Table, before: Names | None = None) -> Names:
         """The names in the columns category, family and generator."""
-        categories, families, generators = (rows[name].to_pylist() for name in ("category", "family", "generator"))
+        categories, families, generators = (rows[name].unique().to_pylist() for name in ("category", "family", "generator"))
         return cls.of(categories, families, generators, before)
 
     def lists(self) -> tuple[tuple[str, ...], ...]:

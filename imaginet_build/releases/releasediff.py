@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from imaginet_build.errors import UsageError
+from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.releases import release
 
 CELL = ("content_type", "label", "generator_or_source")
@@ -70,7 +71,30 @@ class Difference:
 
 
 def compare(a: Path, b: Path) -> Difference:
-    """What the release at `b` holds otherwise than the one at `a`. Raises `UsageError` where either is none."""
+    """What the release at `b` holds otherwise than the one at `a`. Raises `UsageError` where either is none, `BuildError` where
+    a data file is damaged."""
+    try:
+        return _compared(a, b)
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        path, why = next(_damaged(a, b), (f"{a} or {b}", str(error)))
+        raise BuildError(
+            f"{path} cannot be read ({why.splitlines()[0] if why else 'damaged'}): take an intact copy of the release; "
+            "build-imaginet publish --check DIR names every damaged file"
+        ) from error
+
+
+def _damaged(*folders: Path) -> Iterator[tuple[str, str]]:
+    """Data files that cannot be read, and why."""
+    for folder in folders:
+        for path in sorted((folder / "data").rglob("*.parquet")):
+            try:
+                names = [name for name in pq.read_schema(path).names if name != "image"]
+                pq.read_table(path, columns=names).to_pylist()
+            except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+                yield str(path), str(error)
+
+
+def _compared(a: Path, b: Path) -> Difference:
     told = [release.read_manifest(folder) for folder in (a, b)]
     views = [[view for view in release.VIEWS if release.shards(folder, view)] for folder in (a, b)]
     common = [view for view in views[0] if view in views[1]]

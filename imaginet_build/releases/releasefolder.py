@@ -18,8 +18,29 @@ log = logging.getLogger(__name__)
 _INPUTS = ".inputs"
 
 
-def check(out: Path) -> None:
-    """Raise `UsageError` where `out` holds anything that is not of a release."""
+def recover(out: Path) -> None:
+    """Put back the release at `out` where a run was killed after it moved it aside and before the new one took its place."""
+    aside = _aside(out)
+    if not out.exists() and (aside / release.MANIFEST).is_file() and _partial(out).is_dir():
+        log.warning("%s was being replaced when a run was killed; it is put back as it was", out)
+        aside.rename(out)
+    if (out / release.MANIFEST).is_file():
+        (out / _INPUTS).unlink(missing_ok=True)
+
+
+def _aside(out: Path) -> Path:
+    """No name that anybody gives to a release: what lies there is removed."""
+    return out.with_name(out.name + ".replaced")
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
+
+
+def check(out: Path, alone: bool = False) -> None:
+    """Raise `UsageError` where `out` holds anything that is not of a release, or, for one that grows from no other (`alone`),
+    one that did."""
+    recover(out)
     if out.exists() and not (out / release.MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} holds something that is not a release; nothing was touched. Choose another --out, or empty it")
     if (out / release.MANIFEST).is_file():
@@ -28,6 +49,19 @@ def check(out: Path) -> None:
             raise UsageError(
                 f"{out} holds files that are not of the release, such as {strange[0]}; move them away, then publish again"
             )
+        if alone:
+            refuse_unlinked(out)
+
+
+def refuse_unlinked(out: Path) -> None:
+    """Raise `UsageError` where the release at `out` was grown from another one: written anew by itself, its older rows would
+    lose their numbers, files and history."""
+    manifest = release.read_manifest(out)
+    if before := manifest.get("previous"):
+        raise UsageError(
+            f"{out} is {manifest['version']}, grown from {before['version']} (digest {before['digest'][:12]}): name that "
+            "release with --from, or move this one away to begin anew"
+        )
 
 
 def intact(folder: Path, inputs: str) -> dict[str, Any] | None:
@@ -81,16 +115,17 @@ def _untouched(out: Path, manifest: Mapping[str, Any]) -> bool:
 
 def put(partial: Path, out: Path, manifest: Mapping[str, Any], there: Mapping[str, Any] | None) -> bool:
     """Put the finished folder in its place, unless the same is `there` and nobody changed it; whether it was. Killed between
-    the two renames, the next run finishes from `partial`."""
+    the two renames, the next run puts the older release back (`recover`) and finishes from `partial`, which is still known by
+    its note of inputs."""
     if there == manifest and _untouched(out, manifest):
         shutil.rmtree(partial)
         return True
     (partial / release.MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    (partial / _INPUTS).unlink(missing_ok=True)
-    aside = out.with_name(out.name + ".old")
+    aside = _aside(out)
     shutil.rmtree(aside, ignore_errors=True)
     if out.exists():
         out.rename(aside)
     partial.rename(out)
+    (out / _INPUTS).unlink(missing_ok=True)
     shutil.rmtree(aside, ignore_errors=True)
     return False

@@ -4,9 +4,9 @@ Images are read one at a time from where they lie in the parts (`born`), in the 
 aside or held. No byte is taken on trust: the SHA-256 of every image is computed from what was read and held against its facts
 before it is written or rendered, and the SHA-256 of every file is computed from what is written, while it is written.
 
-An image is measured once: when it arrived. Its SHA-256 proves that these are the bytes its facts were measured from, so they are
-not measured again here (`balance --verify` does that for whoever suspects that the facts themselves were touched). What is made
-here is new, so the facts of every rendered file are measured from that file.
+An image is measured once, when it arrives. Its SHA-256 proves that these are the bytes its facts were measured from, so they
+are not measured again here (`balance --verify` does that, for whoever suspects the facts themselves). What is made here is new,
+so the facts of every rendered file are measured from that file.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Of every shard written now, by path: `files`: `{"sha256", "nbytes"}`; `pixels`: what its images tell. `faults`: what could
-    not be written, one line an image."""
+    """Of every shard written now, by path: `files`, `{"sha256", "nbytes"}`; `pixels`, what its images tell. `faults`: what
+    could not be written, one line an image."""
 
     files: dict[str, dict[str, object]] = field(default_factory=dict)
     pixels: dict[str, ShardPixels] = field(default_factory=dict)

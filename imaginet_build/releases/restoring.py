@@ -11,14 +11,14 @@ import inspect
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from imaginet_build import cards, catalog
+from imaginet_build import cards, catalog, images
 from imaginet_build.collecting.entries import PLACES
-from imaginet_build.errors import UsageError, suggest
+from imaginet_build.errors import BuildError, UsageError, suggest
 from imaginet_build.records import Found, Want
 from imaginet_build.store import Store, StoreError, written
 
@@ -45,6 +45,52 @@ class Missing:
     def key(self) -> str:
         """Its name in its source, '' for what was generated."""
         return str(self.hint.get("source_key") or "")
+
+
+def hint_of(name: str, told: str, path: Path) -> dict[str, Any]:
+    """The hint in a row of the shard at `path`. Raises `BuildError` where it is none, or no image can be made by it."""
+    try:
+        hint = json.loads(told)
+        wrong = [key for key, fits in _HINT.items() if not fits(hint.get(key))]
+        if not wrong:
+            wrong = [f"view.{key}" for key, fits in _VIEW.items() if not fits(hint["view"].get(key))]
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        wrong = [str(error) or type(error).__name__]
+    if wrong:
+        raise BuildError(f"{path}: the cell 'fetch' of {name} is no hint ({', '.join(wrong)}): take an intact copy")
+    return cast(dict[str, Any], hint)
+
+
+def _count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _number(value: object) -> bool:
+    return value is None or type(value) is int
+
+
+def _text(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+_HINT: Mapping[str, Callable[[Any], bool]] = {
+    "kind": ("source", "generator").__contains__,
+    "card": lambda value: isinstance(value, str) and bool(value),
+    "nbytes": _count,
+    "view": lambda value: isinstance(value, dict),
+    "options": lambda value: value is None or isinstance(value, dict),
+    "seed": _number,
+    **dict.fromkeys(("category", "revision", "source_key", "by_hand"), _text),
+}
+"""What a hint says (`rights.hint`), and whether a value can be that."""
+
+_VIEW: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("left", "top", "width", "height", "quality"), _count),
+    "codec": images.CODECS.__contains__,
+    **dict.fromkeys(("subsampling", "first_subsampling"), (None, "", *images.SUBSAMPLINGS).__contains__),
+    "first_quality": _number,
+}
+"""The same of its `view` (`records.View`)."""
 
 
 class Others(frozenset[str]):
@@ -178,7 +224,7 @@ def _collect(
     with tempfile.TemporaryDirectory() as scratch:
         # A hint is somebody else's word: it may say which images, never how to go about it, such as which hosts to trust.
         aside = PLACES | getattr(catalog.adapter(card, trust=trust), "HOW", frozenset[str]())
-        options = {key: value for key, value in how["options"].items() if key not in aside}
+        options = {key: value for key, value in (how["options"] or {}).items() if key not in aside}
         root = place or _list_of(card, sorted(keys), options, Path(scratch), trust)
         known = inspect.signature(catalog.adapter(card, trust=trust)).parameters
         if root is None and "root" not in {**card.options, **options} and "root" in known and "dataset" not in options:

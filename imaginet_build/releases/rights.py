@@ -192,7 +192,7 @@ def hushed(rejects: pa.Table, cleared: Clearance | None) -> pa.Table:
     added."""
     if cleared is None or not (cleared.taken or cleared.notices.taken):
         return rejects
-    gone = set(cleared.taken) | {notice.id for notice in cleared.notices.taken if notice.id}
+    gone = set(cleared.taken) | {notice.id for notice in cleared.notices.taken if notice.recognised}
     rows = []
     for row in rejects.to_pylist():
         if row["id"] in gone or row["reason"] == TAKEN:

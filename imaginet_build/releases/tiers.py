@@ -7,9 +7,10 @@ whole groups allow.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +44,8 @@ def arranged(kept: pa.Table, previous: Previous | None) -> tuple[tuple[str, ...]
     before = [name for name, *_ in SIZES if previous is not None and name in previous.manifest.get("tiers", {})]
     found = arrange(kept, before, previous.staying.num_rows if previous else 0)
     table = kept.append_column("tier", pa.array(found.place, pa.int64()))
+    # Freed memory goes back first: what is sorted lies there twice.
+    pa.system_memory_pool().release_unused()
     return found.names, table.sort_by([(column, "ascending") for column in ("split", "tier", "id")]).combine_chunks()
 
 
@@ -64,48 +67,60 @@ def arrange(kept: pa.Table, before: Sequence[str] = (), rows_before: int = 0) ->
     parts = [(i, (wanted[name] - rows_before) / rows) for i, name in enumerate(names) if name not in before]
     place = np.full(rows, len(names), dtype=np.int64)
     if parts:
+        some = kept.select(["category", "origin", "generator", "source", "group"])
         split = np.asarray(kept["split"].to_numpy(zero_copy_only=False), dtype=object)
         for one in SPLITS:
             mine = np.flatnonzero(split == one)
             if len(mine):
-                place[mine] = _arrange(kept.take(mine), parts, len(names))
+                place[mine] = _arrange(some.take(mine), parts, len(names))
     return Arranged(names, place)
 
 
 def _arrange(kept: pa.Table, parts: Sequence[tuple[int, float]], last: int) -> Rows:
     """The tier of each row of one split. `parts`: a tier and its part of all rows."""
-    maker = pc.coalesce(kept["generator"], kept["source"], pa.scalar(""))
-    cells = list(zip(*(c.to_pylist() for c in (kept["category"], kept["origin"], maker)), strict=True))
-    members: dict[str, list[int]] = defaultdict(list)
-    for row, group in enumerate(kept["group"].to_pylist()):
-        members[group].append(row)
-    categories = sorted({category for category, _, _ in cells})
-    alike: dict[tuple[object, ...], list[str]] = defaultdict(list)
-    surplus: dict[str, list[int]] = {}
-    for group, rows in members.items():
-        alike[tuple(sorted(cells[row] for row in rows))].append(group)
-        more = Counter((cells[row][0], cells[row][1]) for row in rows)
-        surplus[group] = [more[category, ORIGINS[0]] - more[category, ORIGINS[1]] for category in categories]
-    where = {group: at for same in alike.values() for group, at in _spread(same)}
-    groups = sorted(members, key=lambda group: (where[group], group))
-    at = np.array([where[group] for group in groups])
-    net = np.array([surplus[group] for group in groups], dtype=np.int64)
+    category, categories = _numbered(kept["category"])
+    maker, makers = _numbered(pc.coalesce(kept["generator"], kept["source"], pa.scalar("")))
+    label = (kept["origin"].to_numpy(zero_copy_only=False) == ORIGINS[0]).astype(np.int64)
+    cell = (category * len(makers) + maker) * 2 + label
+    group, groups = _numbered(kept["group"])
+    net = np.zeros((len(groups), len(categories)), dtype=np.int64)
+    np.add.at(net, (group, category), 2 * label - 1)
+
+    order = np.lexsort((cell, group))
+    ends = np.cumsum(np.bincount(group, minlength=len(groups))).tolist()
+    alike: dict[bytes, list[int]] = defaultdict(list)
+    for number, (start, end) in enumerate(pairwise([0, *ends])):
+        alike[cell[order[start:end]].tobytes()].append(number)
+    at = np.zeros(len(groups))
+    for same in alike.values():
+        at[same] = _spread([groups[number] for number in same])
+    order = np.array(sorted(range(len(groups)), key=lambda number: (at[number], groups[number])))
+    at, net = at[order], net[order]
 
     place = np.full(len(groups), last, dtype=np.int64)
     taken = np.zeros(len(groups), dtype=bool)
     for tier, part in parts:
         wider = _even(taken | (at < part), taken, at, part, net)
-        place[wider & ~taken] = tier
+        place[order[wider & ~taken]] = tier
         taken = wider
-    of = dict(zip(groups, place.tolist(), strict=True))
-    return np.array([of[group] for group in kept["group"].to_pylist()], dtype=np.int64)
+    return place[group]
 
 
-def _spread(groups: Sequence[str]) -> list[tuple[str, float]]:
-    """Groups of one composition at equal distances from 0 to 1, in an order that nobody chose; a single one anywhere."""
-    order = sorted(groups, key=lambda group: (seed_of(group, "tier"), group))
-    offset = 0.5 if len(order) > 1 else seed_of(order[0], "tier place") % 1_000_003 / 1_000_003
-    return [(group, (number + offset) / len(order)) for number, group in enumerate(order)]
+def _numbered(names: pa.ChunkedArray) -> tuple[Rows, list[str]]:
+    """The number of every row's name, and the names by number."""
+    found = names.combine_chunks().dictionary_encode()
+    return found.indices.to_numpy().astype(np.int64), found.dictionary.to_pylist()
+
+
+def _spread(groups: Sequence[str]) -> NDArray[np.float64]:
+    """The places of groups of one composition: at equal distances from 0 to 1, in an order that nobody chose; a single one
+    stands anywhere."""
+    seeds = [seed_of(group, "tier") for group in groups]
+    order = sorted(range(len(groups)), key=lambda number: (seeds[number], groups[number]))
+    offset = 0.5 if len(order) > 1 else seed_of(groups[0], "tier place") % 1_000_003 / 1_000_003
+    places = np.empty(len(groups))
+    places[order] = (np.arange(len(groups)) + offset) / len(groups)
+    return places
 
 
 def _even(

@@ -65,6 +65,11 @@ def cleared(session: Session, only: Only | None = None, earlier: Sequence[Path |
     for folder in places:
         known = notices.known_in(known, folder)
     taken, known = notices.taken(known, store)
+    for line in notices.strangers(store, places):
+        log.warning(
+            "%s names no image of this work folder or of an earlier release, so nothing is taken down by it: look at its id, "
+            "source_key or sha256", line,
+        )  # fmt: skip
     terms = rights.claims(store, session.recipe, known.errata, session.trust)
     bars = rights.barred(terms, only, taken)
     return Clearance(terms, "nothing", known, taken, bars, None, session.recipe.seed)

@@ -71,13 +71,18 @@ def publish(
         repository = Repository(where.repo, where.branch)
         repository.login()
         public = repository.private() is False if where.private is None else not where.private
+        if public and where.private is None and not (asked.withhold or session.recipe.publish.withhold):
+            log.warning(
+                "%s is public: pixels of which nobody says that they may be passed on stay here, as with --public",
+                repository.name,
+            )
         asked = replace(asked, public=public)
         published, said = stages.publish(
             session, None, force=force, to=repository.name, asked=asked, grow=grow, version=version
         )
         pushed = pushing.push(
             published.path, repository, audit=partial(_judge, session, said, published.withheld),
-            private=where.private, tag=where.tag, overwrite=where.overwrite,
+            private=where.private, tag=where.tag, overwrite=where.overwrite, public=public,
         )  # fmt: skip
         return stages.published_json(published, said) | {"pushed": pushed.to_json()}, said
     folder = urlpush.local(where.out) if where.out is not None else None

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from imaginet_build import balance as balances
 from imaginet_build.errors import UsageError
-from imaginet_build.releases import living, release
+from imaginet_build.releases import living, release, releasefolder
 from imaginet_build.releases.carrying import link
 from imaginet_build.releases.living import Previous
 from imaginet_build.releases.rights import FETCH, Clearance
@@ -35,6 +35,7 @@ class Grown:
 def begin(session: Session, folder: Path) -> Grown:
     """Read the release at `folder`. Raises `UsageError` where nothing can grow from it, or not by this recipe."""
     store, recipe = session.store, session.recipe
+    releasefolder.recover(folder)
     if folder.is_dir() and folder.resolve() == (store.root / "release").resolve():
         folder = _aside(store.root, folder)
     previous = living.read(folder)
@@ -50,6 +51,23 @@ def begin(session: Session, folder: Path) -> Grown:
             f"is neither {places[0]} nor in {store.root / ASIDE}: put it there, or restore it with build-imaginet rebuild"
         )
     return Grown(living.read(_aside(store.root, whole[0]) if whole[0] == places[0] else whole[0]), previous)
+
+
+def again(session: Session, out: Path | None) -> tuple[Path | None, str | None]:
+    """What the release at `out`, or in the work folder, was grown from, and its own version, so that it is written again as it
+    was made; None where it is a first version. Raises `UsageError` where the older release is not in the work folder."""
+    root = session.store.root
+    for folder in (out, root / "release"):
+        if folder is None or not (folder / release.MANIFEST).is_file():
+            continue
+        manifest = release.read_manifest(folder)
+        wanted = (manifest.get("previous") or {}).get("digest")
+        for place in sorted((root / ASIDE).glob("*")) if wanted else ():
+            if (place / release.MANIFEST).is_file() and release.read_manifest(place)["digest"] == wanted:
+                log.info("%s is %s, grown from %s: it grows from that again", folder, manifest["version"], place)
+                return place, str(manifest["version"])
+        releasefolder.refuse_unlinked(folder)
+    return None, None
 
 
 def _aside(root: Path, folder: Path) -> Path:

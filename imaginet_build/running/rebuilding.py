@@ -40,8 +40,12 @@ def rebuilt_text(document: Mapping[str, Any]) -> str:
         lines.append(f"{document['restored']} of {document['withheld']} images without pixels are had, each with its SHA-256")
     else:
         lines.append("no row lacks its pixels")
-    if document["images"]:
+    if document["proved"]:
         lines.append(f"the bytes of {document['images']} rows held against their SHA-256: {len(document['faults'])} faults")
+    elif document["withheld"] and document["missing"]:
+        lines.append("no image was proved: --verify does that once nothing is missing")
+    else:
+        lines.append(f"{'the other images were not' if document['withheld'] else 'nothing was'} proved: --verify does that")
     if document["identical"] is not None:
         lines.append(f"the data is {'' if document['identical'] else 'not '}that of the first release, byte for byte")
     lines += [f"  {fault}" for fault in document["faults"][:_SHOWN]]

@@ -26,7 +26,7 @@ from imaginet_build import sketch as sketches
 from imaginet_build.duplicates import resemblance
 from imaginet_build.errors import GateRefused, UsageError, suggest
 from imaginet_build.recipe import Collect, Generate, Recipe
-from imaginet_build.releases import living, releaseprovenance
+from imaginet_build.releases import living, releasefolder, releaseprovenance
 from imaginet_build.releases.datasetcard import About
 from imaginet_build.releases.living import Previous
 from imaginet_build.releases.release import read_manifest
@@ -141,9 +141,15 @@ def publish(
     should leave the work folder (`out`; `to` names a data set of the Hub, or an address, where it is brought next) and the gate
     refuses, unless `force`, which writes the refusal into the card. `asked`: a constraint, under which the plan is balanced
     anew, and whose pixels stay in the work folder. `grow`: the release that this one is the next version of, around which the
-    plan is balanced anew; `version`: its number.
+    plan is balanced anew, without it the one that the release there was grown from; `version`: its number.
     """
     recipe, store, travels = session.recipe, session.store, out is not None or bool(to)
+    for place in (store.root / "release", out):
+        if place is not None:
+            releasefolder.recover(place)
+    if grow is None:
+        grow, made = growing.again(session, out)
+        version = version or made
     grown = growing.begin(session, grow) if grow is not None else None
     living.next_version(grown.here if grown else None, True, version)
     clear = clearance.cleared(session, asked.only or recipe.publish.only, growing.earlier(grown, out))
@@ -165,13 +171,14 @@ def publish(
         terms: Clearance = clear,
         complete: str = "",
         previous: Previous | None = grown.here if grown else None,
+        number: str | None = version,
     ) -> publishes.Published:
         return publishes.publish(
             store, folder, views=recipe.publish.views, rows_per_file=recipe.publish.rows_per_file,
             recipe_digest=recipes.digest(recipe), about=about,
             gate=said.get("gate"), probes=said.get("probes", ()), audited=said.get("settings"),
             map=partial(_ordered, session.pool), perturbed=_perturbed(recipe), cleared=terms, complete=complete,
-            previous=previous, version=version, provenance=texts, beside=store.root / "release",
+            previous=previous, version=number, provenance=texts, beside=store.root / "release",
         )  # fmt: skip
 
     said = _audited(store)
@@ -200,7 +207,8 @@ def publish(
         out = store.root / "outgoing"
     if out is None:
         return write(said), said
-    return write(said, out, terms, published.digest, grown.out if grown else None), said
+    number = version if grown else published.version
+    return write(said, out, terms, published.digest, grown.out if grown else None, number), said
 
 
 def _perturbed(recipe: Recipe) -> Perturbed:

@@ -383,5 +383,8 @@ def checked_text(document: Mapping[str, Any]) -> str:
     """What a release's own files say of it, and where that is not so."""
     lines = [f"{document['rows']} rows, {document['files']} files in {document['release']}: "]
     lines[0] += f"{len(document['faults'])} faults" if document["faults"] else "every hash and every number is right"
-    lines[0] += ", the audit made again" if document["audited"] else ", no audit to compare"
+    if not document["counted"]:
+        lines[0] += ", its numbers not counted, since files are damaged or missing: take an intact copy"
+    else:
+        lines[0] += ", the audit made again" if document["audited"] else ", no audit to compare"
     return "\n".join([*lines, *(f"  {fault}" for fault in document["faults"])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -194,3 +195,26 @@ def test_the_self_test_says_where_it_finds_whole_groups_only() -> None:
     assert {missed.rpartition(" ")[2] for missed in tested.thin} == {"synthetic"}
     alike = cases_of(np.arange(2500) // 5 % 2, np.arange(2500) // 5)
     assert self_test(probes_of(facts(2500, 1)), alike).thin == ()
+
+
+def test_two_values_that_read_alike_are_two_markers() -> None:
+    """A marker is a value of a probe by its number: what stands for absence may also stand in a file."""
+    cases = cases_of(np.arange(1200) % 2)
+    values = np.zeros(1200, np.int64)
+    values[cases.labels == 1] = np.arange(600) % 2 + 1
+    found = markers([Probe("exif Make", values, False, values, ("a", "(absent)", "(absent)"))], cases)
+    assert {(m.number, m.value) for m in found} == {(0, "a"), (1, "(absent)"), (2, "(absent)")}
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_two_hundred_keys_on_five_thousand_rows_are_searched_in_seconds(size: int) -> None:
+    random = np.random.default_rng(0)
+    groups = np.arange(5000) // size
+    types = random.integers(0, 4, 1250)[groups % 1250]
+    drawn = random.integers(0, 20, (200, 5000))
+    probes = [Probe(f"exif {n}", v, False, v, tuple(map(str, range(20)))) for n, v in enumerate(drawn)]
+    cases, parts = cases_of(groups % 2, groups), {str(i): types == i for i in range(4)}
+    start = time.process_time()
+    assert markers(probes, cases, parts) == []
+    assert self_test(probes, cases, parts).caught
+    assert time.process_time() - start < 30

@@ -123,9 +123,9 @@ def test_every_key_of_the_metadata_is_a_probe_of_its_values() -> None:
     table = pa.table({"words": pa.array(said, pa.string()), "path": [f"{i}.jpg" for i in range(34)]})
     found = {probe.name: [probe.names[v] for v in probe.values.tolist()] for probe in words_of(table)}
     assert found == {
-        "exif Date": ["another"] * 20 + ["absent"] * 14,
-        "exif Make": ["a", "b"] * 10 + ["absent"] * 14,
-        "header v": ["1"] * 20 + ["absent"] * 10 + ["1"] * 4,
+        "exif Date": ["(another)"] * 20 + ["(absent)"] * 14,
+        "exif Make": ["a", "b"] * 10 + ["(absent)"] * 14,
+        "header v": ["1"] * 20 + ["(absent)"] * 10 + ["1"] * 4,
     }
     assert words_of(table.slice(20, 10)) == []
 

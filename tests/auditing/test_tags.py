@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import time
+import zlib
 
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
@@ -131,3 +134,75 @@ def test_what_is_written_is_short_and_printable() -> None:
     found = tags(saved("JPEG", exif=exif(software="a\tb\n" + "x" * 500)))
     assert found["software"].startswith("a b x")
     assert len(found["software"]) == 60
+
+
+@pytest.mark.parametrize("part", ["a", "a:", "<a:a ", "a.a-", "a:a=", "a:a='", "<a:a>", "<a:a> "])
+def test_a_packet_of_a_megabyte_costs_its_own_length(part: str) -> None:
+    data = saved("WEBP", xmp=(part * (2**20 // len(part) + 1)).encode())
+    start = time.process_time()
+    tags_of(data, ("xmp",))
+    assert time.process_time() - start < 1
+
+
+def test_what_stands_behind_a_megabyte_of_xmp_is_a_digest() -> None:
+    first, second = (words(saved("WEBP", xmp=b"a:b='1'" + b" " * 2**20 + end)) for end in (b"c:d='2'", b"c:d='3'"))
+    assert {key for key in first if key.startswith("xmp")} == {"xmp a:b", "xmp (rest)"}
+    assert first["xmp (rest)"] != second["xmp (rest)"]
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+@pytest.mark.parametrize("camera", [{}, {"exif": exif(make="Canon")}], ids=["plain", "with EXIF"])
+def test_text_behind_the_pixels_of_a_png_speaks_as_text_before_them(camera: dict[str, bytes]) -> None:
+    data = saved("PNG", **camera)
+    end = data.rindex(b"IEND") - 4
+    late = data[:end] + chunk(b"tEXt", b"Software\0ComfyUI") + data[end:]
+    assert words(late)["header Software"] == "ComfyUI"
+    assert tags(late)["text_keys"] == "Software"
+    assert tags(late)["software"] == "ComfyUI"
+    wrong = data[:end] + chunk(b"zTXt", b"Software\0\0no zlib") + data[end:]
+    assert tags_of(wrong, ()).get("camera") == ("Canon" if camera else None)
+
+
+@pytest.mark.parametrize(("ifd", "place", "kept"), [(0x8825, "gps", "exif Make"), (0x8769, "exif", "gps GPSLatitudeRef")])
+def test_an_ifd_that_cannot_be_read_hides_nothing_else(
+    ifd: int, place: str, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow reads round every flaw that we know of; the next one may be of another kind."""
+    held = Image.Exif()
+    held[271] = "Canon"
+    held.get_ifd(0x8825)[1] = "N"
+    data = saved("JPEG", exif=held.tobytes(), comment=b"hello", xmp=b"<a:b>c</a:b>")
+    read = Image.Exif.get_ifd
+
+    def flawed(exif: Image.Exif, tag: int) -> dict[int, object]:
+        if tag == ifd:
+            raise struct.error("unpack requires more bytes")
+        return read(exif, tag)
+
+    expected = words(data)
+    monkeypatch.setattr(Image.Exif, "get_ifd", flawed)
+    found = tags_of(data, ("exif", "xmp", "comment"))
+    said = dict(line.partition("=")[::2] for line in found["words"].splitlines())
+    assert said[f"{place} fault"] == "unreadable metadata"
+    assert said[kept] == expected[kept]
+    assert (found["camera"], said["header comment"], said["xmp a:b"]) == ("Canon", "hello", "c")
+
+
+def test_long_values_that_differ_at_their_end_are_two() -> None:
+    first, second = (words(saved("JPEG", comment=b"x" * 5000 + end)) for end in (b"a", b"b"))
+    assert first["header comment"] != second["header comment"]
+    assert first["header comment (start)"] == second["header comment (start)"] == "x" * 60
+
+
+def test_many_keys_of_one_place_crowd_out_no_other() -> None:
+    info = PngImagePlugin.PngInfo()
+    for number in range(400):
+        info.add_text(f"k{number}", str(number))
+    found = words(saved("PNG", pnginfo=info, exif=exif(make="Canon"), xmp=b"<a:b>c</a:b>"))
+    assert (found["exif Make"], found["xmp a:b"]) == ("Canon", "c")
+    assert sum(key.startswith("header") for key in found) == 201
+    info.add_text("k999", "one more")
+    assert words(saved("PNG", pnginfo=info))["header (more)"] != found["header (more)"]

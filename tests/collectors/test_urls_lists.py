@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imaginet_build.collectors import listfiles, rowgroups
 from imaginet_build.collectors.urllist import Listed, UrlList
 from imaginet_build.errors import UsageError
 from imaginet_build.records import Refusal, Want
@@ -378,3 +379,26 @@ def test_a_million_rows_take_the_memory_of_ten_thousand(tmp_path, form):
     used = [memory_of(long_list(tmp_path / f"{count}{form}", count)) for count in (10_000, 100_000, 1_000_000)]
     assert [count for count, _ in used] == [10_000, 100_000, 1_000_000]
     assert used[2][1] < used[0][1] + 50, f"MB: {used}"
+
+
+@pytest.mark.parametrize("form", [{}, {"use_dictionary": False, "compression": "zstd"}], ids=["dictionary", "plain"])
+def test_a_licence_on_every_row_is_no_bomb_however_little_it_takes(tmp_path, form, monkeypatch):
+    """A million addresses and one licence, made small: the limit of 64 MiB is brought down with it."""
+    monkeypatch.setattr(rowgroups, "FREE_BYTES", 2**18)
+    count = 30_000
+    urls = [f"https://h.example/{n * 2654435761 % 2**40:x}.jpg" for n in range(count)]
+    table = pa.table({"url": urls, "licence": ["https://creativecommons.org/licenses/by/4.0/"] * count})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=count, **form)
+    licence = pq.read_metadata(tmp_path / "a.parquet").row_group(0).column(1)
+    assert licence.total_compressed_size * rowgroups.MAX_RATIO < table["licence"].nbytes
+    read = list(listfiles.cells(tmp_path / "a.parquet", {"url": "url", "licence": "licence"}))
+    assert [row["url"] for _, row in read if isinstance(row, dict)] == urls
+
+
+def test_columns_are_a_bomb_together_where_each_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(rowgroups, "FREE_BYTES", 2**18)
+    table = pa.table({name: ["x" * 2000] * 100 for name in ("url", "caption")})
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    ((number, row),) = listfiles.cells(tmp_path / "a.parquet", {"url": "url", "caption": "caption"})
+    assert (number, row.reason) == (1, "bomb")
+    assert len(list(listfiles.cells(tmp_path / "a.parquet", {"url": "url"}))) == 100

@@ -165,7 +165,10 @@ def test_a_damaged_release_stays_here(made, tmp_path):
 @pytest.mark.parametrize(
     ("url", "words"),
     [("nowhere://x/y", "--out nowhere://x/y: Protocol not known: nowhere. Give a folder, or an address"),
-     ("abfs://user:secret@x/y?sig=1", "--out abfs://x/y: .*nstall adlfs")],
+     ("abfs://user:secret@x/y?sig=1", "--out abfs://x/y: .*nstall adlfs"),
+     ("ftp://user:secret@127.0.0.1:1/x", "--out ftp://127.0.0.1:1/x: cannot be opened .ConnectionRefusedError: "),
+     ("reference://secret@x", "--out reference://x: cannot be opened .TypeError: .*Give the whole address"),
+     ("zip://x.zip", "--out zip://x.zip: cannot be opened .IsADirectoryError")],
 )  # fmt: skip
 def test_an_address_that_cannot_be_used_is_said_in_one_sentence_without_its_secrets(url, words):
     with pytest.raises(UsageError, match=words) as error:
@@ -178,3 +181,24 @@ def test_a_file_address_is_a_folder(tmp_path):
     assert urlpush.local(f"file://{tmp_path}/x") == tmp_path / "x"
     assert urlpush.local("some/where") == Path("some/where")
     assert urlpush.local("memory://x") is None
+    for stood_in in (".", "..", "/", str(Path.cwd())):
+        with pytest.raises(UsageError, match="takes the place of a whole folder"):
+            urlpush.local(stood_in)
+    assert urlpush.local("simplecache::memory://x") is None
+
+
+def test_a_store_with_real_directories_takes_it_into_a_fresh_one(made, tmp_path):
+    place = f"file://{tmp_path}/deep/down"
+    assert (Place(place).put(made).sent, Place(place).put(made).sent) == (MOST, 0)
+    assert small_release.contents(tmp_path / "deep" / "down") == small_release.contents(made)
+
+
+def test_at_the_root_of_a_store_what_is_not_of_the_release_has_its_own_name(made):
+    fsspec.filesystem("flaky").pipe_file("flaky://elsewhere/x", b"?")
+    assert Place("flaky://").put(made).kept == ("elsewhere/x",)
+
+
+def test_a_store_that_cannot_be_written_is_asked_once(made, monkeypatch):
+    monkeypatch.setattr(Flaky, "put_file", lambda *_: (_ for _ in ()).throw(NotImplementedError))
+    with pytest.raises(BuildError, match=r"writing .*: NotImplementedError: NotImplementedError. What was sent"):
+        Place(URL, attempts=9, pause=1e9).put(made)

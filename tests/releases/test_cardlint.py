@@ -163,7 +163,8 @@ def test_the_audit_is_made_again(tmp_path: Path) -> None:
     said = json.loads(json.dumps(audit.audit(made, permutations=2).to_json()))
     done = published.release(tmp_path, gate=said["gate"], probes=said["probes"], audited={"permutations": 2, "pixels": False})
     proved = releasecheck.check(done.path)
-    assert proved == {"release": str(made), "rows": 23, "files": len(release.listing(made)), "audited": True, "faults": []}
+    assert proved == {"release": str(made), "rows": 23, "files": len(release.listing(made)), "counted": True, "audited": True,
+                      "faults": []}  # fmt: skip
 
     def lie(held: dict[str, Any]) -> None:
         held["gate"]["groups"] += 1
@@ -186,3 +187,43 @@ def test_publish_check_proves_a_release_or_names_what_is_wrong(copy: Path, tmp_p
     assert done["faults"] == [f"README.md:{line}: says '| twin | 2 |', the files say '| twin | 1 |'"]
     with pytest.raises(UsageError, match="--check writes nothing"):
         proving.publish(check=copy, repo="me/x")
+    for told in ({"push": True}, {"grow": copy}, {"tag": "v1"}, {"version": "2.0.0"}, {"only": "commercial"}, {"force": True},
+                 {"withhold": "nothing"}, {"public": False}, {"recipe": "folders"}, {"overwrite": True}):  # fmt: skip
+        with pytest.raises(UsageError, match="leave out --"):
+            proving.publish(check=copy, **told)
+
+
+def test_damage_is_named_and_never_a_traceback(copy: Path, tmp_path: Path) -> None:
+    (copy / "README.md").write_bytes((copy / "README.md").read_bytes().replace(b"Known limits", b"Known \xff limits"))
+    said = releasecheck.check(copy)
+    assert said["counted"]
+    assert said["faults"][0] == "README.md: its bytes are not those published"
+    assert any(fault.startswith("README.md:") and "\ufffd" in fault for fault in said["faults"][1:])
+    shard = next((copy / "data" / "native").glob("test-*"))
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    place = shard.relative_to(copy).as_posix()
+    done = run("publish", "--check", copy, cwd=tmp_path, code=1)
+    assert f"{place}: its bytes are not those published" in done.stdout
+    assert "its numbers not counted" in done.stdout
+
+    def hide(held: dict[str, Any]) -> None:
+        held["files"][place] = release.fingerprint(shard)
+        held["digest"] = release.digest(held["files"])
+
+    manifest(copy, hide)
+    said = releasecheck.check(copy)
+    assert not said["counted"]
+    assert "its files cannot be counted" in said["faults"][-1]
+
+
+def test_a_false_count_of_withheld_rows_and_a_changelog_of_another_version_are_faults(copy: Path) -> None:
+    manifest(copy, lambda held: held.update(withheld=4))
+    assert "release.json: 'withheld' is 4, the files say 0" in cardlint.faults(copy)
+    manifest(copy, lambda held: held.update(withheld=0))
+    change(copy, "CHANGELOG.md", lambda text: text.replace("## 1.0.0", "## 1.2.0"))
+    assert cardlint.faults(copy) == ["CHANGELOG.md:5: its newest version is 1.2.0, release.json is of 1.0.0"]
+
+
+def test_the_card_says_that_there_are_no_sidecars(whole: Path) -> None:
+    said = "This release carries no C2PA sidecars, for either class; `native` keeps what the born bytes hold."
+    assert f"- {said}\n" in (whole / "README.md").read_text(encoding="utf-8")

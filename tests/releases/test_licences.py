@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,6 +57,30 @@ def test_any_text_at_all_becomes_one_valid_expression_that_stays_what_it_is(said
     rights_of(expression)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("()", "( )", "()()", "(()", "MIT AND ()", "MIT (research use only", "MIT)", "(MIT", "MIT ("),
+        *("(" * 5000 + "MIT" + ")" * 5000, "(" * 5000 + "MIT", "MIT " + "AND MIT " * 3000, "cc0 or " * 70 + "cc0"),
+        "https://creativecommons.org/licenses/by/4.0 but no commercial use",
+        "https://creativecommons.org/licenses/by/4.0/ NonCommercial",
+        "https://creativecommons.org/licenses/by/2.0/../by-nc/",
+    ],
+)
+def test_what_is_no_expression_or_says_more_than_an_address_is_its_own_licence_and_allows_nothing(said: str) -> None:
+    began = time.process_time()
+    expression = spdx(said)
+    assert expression.startswith("LicenseRef-")
+    assert rights_of(expression) == Rights()
+    assert spdx(expression) == expression
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("end", ["", "/", "/deed.de", "/legalcode.en", "/?ref=chooser-v1", "/deed.zh-hans#1"])
+def test_the_ends_that_addresses_of_creative_commons_have(end: str) -> None:
+    assert spdx(f"https://creativecommons.org/licenses/by/4.0{end}") == "CC-BY-4.0"
+
+
 def test_texts_that_letters_alone_cannot_tell_apart_keep_different_names() -> None:
     long = "terms " * 60
     assert len({spdx(long + "a"), spdx(long + "b"), spdx("лицензия"), spdx("своя"), spdx("openrail"), spdx("openrail++")}) == 6
@@ -77,6 +103,11 @@ def test_texts_that_letters_alone_cannot_tell_apart_keep_different_names() -> No
         ("CC-BY-NC-4.0 AND LicenseRef-x", None, False),
         ("CC-BY-ND-4.0 AND MIT", False, True),
         ("GPL-2.0-only WITH Classpath-exception-2.0", True, True),
+        ("MIT WITH LicenseRef-scancode-commons-clause", None, None),
+        ("Apache-2.0 WITH LicenseRef-commons-clause", None, None),
+        ("MIT WITH CC-BY-NC-4.0", None, None),
+        ("CC-BY-NC-4.0 WITH Classpath-exception-2.0", True, False),
+        ("CC-BY-NC-4.0 WITH LicenseRef-x", None, False),
     ],
 )
 def test_what_a_licence_allows(expression: str, redistribute: bool | None, commercial: bool | None) -> None:

@@ -258,6 +258,27 @@ def test_what_cannot_be_kept_is_refused_in_words(two: tuple[Store, Path, Path], 
     balance(store, SETTINGS, LAW, 0, previous=before)
 
 
+def test_an_older_row_that_is_said_to_be_something_else_stays_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, v1 = begun(tmp_path, rows=12)
+    before, name = living.read(v1), make_id("album", 3)
+    balance(store, SETTINGS, LAW, 0, previous=before)
+    rows = store.plan().to_pylist()
+    next(row for row in rows if row["id"] == name)["category"] = "art"
+    store.write_plan(rows)
+    said = publish(store, tmp_path / "v2", previous=before, rows_per_file=10)
+    assert (said.digest, said.added) == (before.manifest["digest"], 0)
+    assert f"1 rows of {v1} are of another category by now, such as {name} (art, published as photos)" in caplog.text
+
+
+def test_a_grown_release_is_not_written_anew_by_itself(two: tuple[Store, Path, Path]) -> None:
+    held = release.read_manifest(two[2])
+    with pytest.raises(UsageError, match=r"is 1\.1\.0, grown from 1\.0\.0"):
+        publish(two[0], two[2], rows_per_file=10)
+    assert release.read_manifest(two[2]) == held
+
+
 def test_images_that_changed_under_a_published_name_are_refused(tmp_path: Path) -> None:
     store, v1 = begun(tmp_path, rows=12)
     part = next((store.root / "parts").rglob("*.parquet"))

@@ -45,6 +45,19 @@ def test_a_list_by_hand_names_images_in_any_way_and_comments_are_passed_over(tmp
     assert "Doe" not in written
 
 
+def test_a_line_that_names_no_image_is_told_by_its_number_and_what_was_taken_down_before_is_one(tmp_path: Path) -> None:
+    held = store(tmp_path, facts("a", key="1.jpg"), facts("b", key="2.jpg"))
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    told = Notices((Notice(id="g", sha256=SHA["g"]), Notice(id="typo")))
+    write(earlier, "takedown.csv", told.files()["takedown.csv"])
+    lines = ["a,,", ",1.jpg,", f",,{SHA['b']}", "A,,", ",3.jpg,", f",,{SHA['c']}", "g,,", "typo,,", "typo,2.jpg,"]
+    write(tmp_path, "takedown.csv", "\n".join(["id,source_key,sha256", *lines]))
+    assert notices.strangers(held, [earlier]) == [f"takedown.csv, line {n}" for n in (5, 6, 7, 9)]
+    (tmp_path / "takedown.csv").unlink()
+    assert notices.strangers(held, [earlier]) == []
+
+
 def test_every_fault_of_a_list_is_named_with_its_line(tmp_path: Path) -> None:
     write(tmp_path, "takedown.csv", "id,sha256,reason\nx,,becaus\n,abc,\n,,request\n")
     with pytest.raises(UsageError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from growth import LAW, SETTINGS, add, begun, grown
 
 from imaginet_build.balance import balance
-from imaginet_build.errors import UsageError
+from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.publish import publish
 from imaginet_build.releases import release, releasediff
 from imaginet_build.store import Store
@@ -29,6 +30,15 @@ def test_a_release_is_like_itself(folders: tuple[Store, Path]) -> None:
     assert (found.cells, found.columns, found.names, found.nbytes["part"]) == ((), {}, {}, 1.0)
     assert found.to_json()["same"] is True
     assert releasediff.text(found).endswith("hold the same data")
+
+
+def test_a_damaged_file_is_named(folders: tuple[Store, Path], tmp_path: Path) -> None:
+    for number, cut in enumerate((1000, -4)):
+        bad = shutil.copytree(folders[1] / "v1", tmp_path / str(number))
+        shard = next((bad / "data" / "native").glob("test-*"))
+        shard.write_bytes(shard.read_bytes()[:cut])
+        with pytest.raises(BuildError, match=rf"{shard} cannot be read .*take an intact copy"):
+            releasediff.compare(folders[1] / "v1", bad)
 
 
 def test_a_release_made_anew_moves_rows_and_names_and_shares_no_file(folders: tuple[Store, Path], tmp_path: Path) -> None:

@@ -226,14 +226,19 @@ def test_it_loads_and_is_audited_and_learned_from_by_what_it_holds(
 # --- taken down, put right --------------------------------------------------------------------------------------------
 
 
-def test_what_is_taken_down_is_gone_from_this_and_every_later_release_and_both_classes_stay_equal(built: Built) -> None:
+def test_what_is_taken_down_is_gone_from_this_and_every_later_release_and_both_classes_stay_equal(
+    built: Built, caplog: pytest.LogCaptureFixture
+) -> None:
     store = built.session.store
     first, _ = stages.publish(built.session)
     victim, other = rows(first.path)[:2]
     (store.root / "takedown.csv").write_text(
-        f"id,source_key,sha256,reason,note\n{victim['id']},,,privacy,Jane Doe wrote\n,,{other['sha256']},,\n"
+        f"id,source_key,sha256,reason,note\n{victim['id']},,,privacy,Jane Doe wrote\n,,{other['sha256']},,\n0123typo,,,,\n"
     )
     second, _ = stages.publish(built.session)
+    assert stages.publish(built.session)[0].digest == second.digest
+    assert {line.partition(" names")[0] for line in caplog.messages if "names no image" in line} == {"takedown.csv, line 4"}
+    assert "0123typo" not in pq.read_table(second.path / "rejects.parquet")["id"].to_pylist()
     gone = {victim["id"], other["id"]}
     assert gone.isdisjoint(row["id"] for row in rows(second.path))
     equal(second.path)

@@ -17,6 +17,7 @@ from imaginet_build import images
 from imaginet_build import recipe as recipes
 from imaginet_build.cli import main
 from imaginet_build.records import Record, make_id
+from imaginet_build.running import delivery
 from imaginet_build.store import Store, write_text
 
 pytest.importorskip("datasets")
@@ -98,6 +99,21 @@ def test_a_release_is_pushed_read_back_audited_again_and_named(hub, fair, capsys
     assert hub.token not in out + err
 
 
+def test_where_everybody_sees_it_already_pixels_that_nobody_cleared_stay_here_unless_it_is_made_private(
+    hub, fair, capsys, caplog, monkeypatch
+):
+    hub.repos["me/seen"] = hub_server.Repo("me/seen", False)
+    hub.repos["me/seen"].add("initial commit", {".gitattributes": b""})
+    held = []
+    keep = delivery.stages.publish
+    monkeypatch.setattr(delivery.stages, "publish", lambda *a, **k: held.append(k["asked"].public) or keep(*a, **k))
+    assert publish(capsys, "--work", fair, "--repo", "me/seen")[0] == 0
+    assert "me/seen is public: pixels of which nobody says that they may be passed on stay here" in caplog.text
+    assert publish(capsys, "--work", fair, "--repo", "me/seen", "--private")[0] == 0
+    assert held == [True, False]
+    assert hub.repos["me/seen"].private
+
+
 def test_what_the_gate_refuses_does_not_leave_unless_it_is_forced_and_then_the_card_says_so(hub, unfair, tmp_path, capsys):
     for place in (("--repo", "me/unfair"), ("--out", "memory://unfair"), ("--out", tmp_path / "out")):
         code, out, err = publish(capsys, "--work", unfair, *place)
@@ -138,6 +154,7 @@ def test_a_file_address_is_written_as_a_folder_is(fair, tmp_path, capsys):
         (["--repo", "a/b", "--tag", "version one"], "--tag 'version one': write a version such as v1.0.0"),
         (["--repo", "a/b", "--tag", "v1..2"], "--tag 'v1..2': write a version"),
         (["--repo", "a b"], "--repo a b: write it as owner/name"),
+        (["--out", "."], "--out .: a release takes the place of a whole folder, and this one is stood in: name another"),
         (["--out", "nowhere://x"], "--out nowhere://x: Protocol not known"),
     ],
 )
