@@ -250,7 +250,7 @@ def _presence(probe: Probe, field: _Field, first: int) -> Iterable[_Test]:
     total = np.bincount(stratum * 2 + blocks.label, minlength=2 * len(sizes)).reshape(-1, 2)
     here = stratum[block] * 2 + blocks.label[block]
     wide = 2 * len(sizes)
-    many = max(1, _CELLS // wide)
+    many = max(1, min(len(probe.names), _CELLS // wide))
     partial = partial[partial >= first]
     for start in range(0, len(probe.names), many):
         some = order[ends[start] : ends[min(start + many, len(probe.names))]]
