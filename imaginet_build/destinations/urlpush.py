@@ -198,7 +198,9 @@ class Place:
                 if isinstance(error, BuildError):
                     raise
                 reason = f"{self.shown}: {what}: {type(error).__name__}: {_first_line(error)}"
-                if attempt + 1 == self.attempts or isinstance(error, _HOPELESS):
+                if isinstance(error, _HOPELESS):
+                    raise BuildError(f"{reason}. This store refuses what publishing needs: choose another --out") from None
+                if attempt + 1 == self.attempts:
                     raise BuildError(
                         f"{reason}. What was sent is kept, and the same command goes on; as long as there is no "
                         f"{release.MANIFEST}, it is no release"

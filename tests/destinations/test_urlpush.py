@@ -200,5 +200,5 @@ def test_at_the_root_of_a_store_what_is_not_of_the_release_has_its_own_name(made
 
 def test_a_store_that_cannot_be_written_is_asked_once(made, monkeypatch):
     monkeypatch.setattr(Flaky, "put_file", lambda *_: (_ for _ in ()).throw(NotImplementedError))
-    with pytest.raises(BuildError, match=r"writing .*: NotImplementedError: NotImplementedError. What was sent"):
+    with pytest.raises(BuildError, match=r"writing .*: NotImplementedError: NotImplementedError. This store refuses"):
         Place(URL, attempts=9, pause=1e9).put(made)
