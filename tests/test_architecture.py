@@ -17,6 +17,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"records", "toml"}),
     frozenset(
         {"c2pa", "provenance", "jpegfile", "containers", "embedded", "decoding", "hashing", "hamming", "connect", "dedup"}
+        | {"jpegrows", "tiles", "crops"}
     ),
     frozenset({"images"}),
     frozenset({"perturb"}),

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from imaginet_build import images
+from imaginet_build.baseline import pixels
 from imaginet_build.baseline.augment import Augmentation, Pixels, augment
 from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.records import EXTENSIONS, ORIGINS, make_id, random_of
@@ -35,7 +36,8 @@ _SUFFIXES = frozenset(f".{name}" for name in EXTENSIONS)
 class Rows:
     """Some images with their labels, sorted by id. `label`: 1 is synthetic. `generator` and `family` say `real` for real ones.
 
-    `read` gives the bytes of row i. `size` is (n, 2) width and height, 0 where only the file knows.
+    `read` gives the bytes of row i. `size` is (n, 2) width and height, 0 where only the file knows. `places`: file, row group
+    and row in that, where the images lie in Parquet.
     """
 
     title: str
@@ -47,6 +49,7 @@ class Rows:
     group: tuple[str, ...]
     size: Ints
     read: Callable[[int], bytes]
+    places: tuple[tuple[Path, int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -98,6 +101,7 @@ def splits(folder: Path, view: str = "equalized") -> dict[str, Rows]:
             group=tuple(g or i for g, i in zip(part["group"], part["id"], strict=True)),
             size=np.stack([part["width"], part["height"]], 1).astype(np.int64),
             read=functools.partial(from_parquet, [places[i] for i in order]),
+            places=tuple(places[i] for i in order),
         )
     if without:
         log.warning(
@@ -210,17 +214,27 @@ class Draws:
 class Crops:
     """Training crops: (n, 3, crop, crop) float32 in [0, 255], cut at native resolution, never padded or resized.
 
-    `skipped` names the rows that cannot be used (smaller than a crop, or broken) with the reason.
+    `skipped` names the rows that cannot be used (smaller than a crop, or broken) with the reason. What is too much to be kept
+    decoded in memory (`budget`, bytes) is cut out of the files, by an index in the folder `index` where they lie in Parquet.
     """
 
-    def __init__(self, rows: Rows, crop: int, seed: int, augmentation: Augmentation) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        crop: int,
+        seed: int,
+        augmentation: Augmentation,
+        index: Path | None = None,
+        budget: int = DECODED_BUDGET,
+    ) -> None:
         self.rows, self.crop = rows, crop
         self._seed, self._kind = seed, augmentation
         small = [i for i in range(len(rows)) if 0 < rows.size[i].min() < crop]
         self.skipped: dict[str, str] = {rows.ids[i]: "too-small" for i in small}
         self.usable = [i for i in range(len(rows)) if rows.ids[i] not in self.skipped]
         known = int(rows.size.prod(axis=1).sum()) * 3
-        self._cached: dict[int, Pixels] | None = {} if known <= DECODED_BUDGET else None
+        self._cached: dict[int, Pixels] | None = {} if known <= budget else None
+        self._index = pixels.index(rows.places, index) if self._cached is None and index and rows.places else None
         if self.skipped:
             log.warning("%d of %d images of %s are smaller than a %d-pixel crop", len(small), len(rows), rows.title, crop)
 
@@ -230,17 +244,24 @@ class Crops:
 
     def one(self, row: int, turn: int) -> Pixels:
         """(crop, crop, 3): row's crop of its `turn`-th drawing."""
-        pixels = self._pixels(row)
         random = random_of(self.rows.ids[row], f"baseline/{self._seed}/crop/{turn}")
-        height, width = pixels.shape[:2]
+        if self._index is not None:
+            width, height = (int(n) for n in self.rows.size[row])
+            left, top = self._corner(row, width, height, random)
+            return augment(self._index.crop(row, left, top, self.crop), self._kind, random)
+        whole = self._whole(row)
+        left, top = self._corner(row, whole.shape[1], whole.shape[0], random)
+        return augment(whole[top : top + self.crop, left : left + self.crop], self._kind, random)
+
+    def _corner(self, row: int, width: int, height: int, random: np.random.Generator) -> tuple[int, int]:
         if min(height, width) < self.crop:
             raise BuildError(
                 f"{self.rows.ids[row]} is {width} x {height}, smaller than a crop of {self.crop}; publish it again"
             )
-        top, left = int(random.integers(height - self.crop + 1)), int(random.integers(width - self.crop + 1))
-        return augment(pixels[top : top + self.crop, left : left + self.crop], self._kind, random)
+        top = int(random.integers(height - self.crop + 1))
+        return int(random.integers(width - self.crop + 1)), top
 
-    def _pixels(self, row: int) -> Pixels:
+    def _whole(self, row: int) -> Pixels:
         if self._cached is None:
             return np.asarray(self.rows.image(row))
         if row not in self._cached:

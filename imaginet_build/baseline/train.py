@@ -124,7 +124,7 @@ def train(data: Path, out: Path, settings: Settings | None = None) -> Trained:
     if "train" not in found:
         raise UsageError(f"{data} has no train split; balance with more images or other splits")
     rows = found["train"]
-    crops = Crops(rows, settings.crop, settings.seed, settings.augmentation)
+    crops = Crops(rows, settings.crop, settings.seed, settings.augmentation, out.parent / "pixels")
     usable = np.array(crops.usable, np.int64)
     if len(np.unique(rows.label[usable])) < 2:
         absent = "real" if rows.label[usable].all() else "synthetic"

@@ -137,7 +137,7 @@ def parse(data: bytes) -> Header:
     found: dict[str, bytes] = {}
     icc: list[bytes] = []
     frame: tuple[int, bytes] | None = None
-    for marker, body in _segments(data):
+    for marker, body, _ in segments(data):
         if marker == 0xDB:
             slots.update(_tables(body))
         elif marker in _FRAMES:
@@ -167,8 +167,11 @@ def parse(data: bytes) -> Header:
     )
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and body of every segment before the first scan's."""
+def segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Marker, body and the body's place of every segment, up to the first scan's header.
+
+    Raises `BadImage`, `corrupt` or `truncated`, where the bytes are no such segments.
+    """
     if data[:2] != b"\xff\xd8":
         raise BadImage("corrupt", "no JPEG start marker")
     at, end = 2, len(data)
@@ -186,9 +189,9 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
             raise BadImage("corrupt", f"an impossible segment length at byte {at}")
         if at + 2 + length > end:
             raise BadImage("truncated", "the file ends inside its header")
+        yield marker, data[at + 4 : at + 2 + length], at + 4
         if marker == 0xDA:
             return
-        yield marker, data[at + 4 : at + 2 + length]
         at += 2 + length
 
 

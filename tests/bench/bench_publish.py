@@ -212,8 +212,7 @@ def restart_markers(crop: int = 96, draws: int = 60) -> list[Row]:
     import simplejpeg
     from PIL import Image
 
-    sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-    import jpegrows
+    from imaginet_build.imagefiles import crops
 
     rows: list[Row] = []
     places = np.random.default_rng(0)
@@ -236,7 +235,7 @@ def restart_markers(crop: int = 96, draws: int = 60) -> list[Row]:
             for _ in range(5):
                 start = time.process_time()
                 for x, y in corners:
-                    jpegrows.crop(made[step], x, y, crop, crop)
+                    crops.crop(made[step], x, y, crop, crop)
                 middle = time.process_time()
                 for _ in corners:
                     simplejpeg.decode_jpeg(made[0])
