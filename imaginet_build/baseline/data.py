@@ -37,7 +37,7 @@ class Rows:
     """Some images with their labels, sorted by id. `label`: 1 is synthetic. `generator` and `family` say `real` for real ones.
 
     `read` gives the bytes of row i. `size` is (n, 2) width and height, 0 where only the file knows. `places`: file, row group
-    and row in that, where the images lie in Parquet.
+    and row in that, where the images lie in Parquet. `source`: where each came from, empty where nobody says.
     """
 
     title: str
@@ -50,6 +50,7 @@ class Rows:
     size: Ints
     read: Callable[[int], bytes]
     places: tuple[tuple[Path, int, int], ...] = ()
+    source: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,7 +74,7 @@ def splits(folder: Path, view: str = "equalized") -> dict[str, Rows]:
     if not found:
         raise UsageError(f"{folder} holds no data/{view}/*.parquet; make a release first: build-imaginet publish")
     table = release.rows(folder, view)
-    wanted = ["id", "label", "content_type", "family", "generator", "group", "width", "height", "split", "fetch"]
+    wanted = ["id", "label", "content_type", "family", "generator", "group", "source", "width", "height", "split", "fetch"]
     table = table.select([name for name in wanted if name in table.column_names])
     columns = {name: np.asarray(table[name].to_pylist(), dtype=object) for name in table.column_names}
     result, start, without = {}, 0, 0
@@ -102,6 +103,7 @@ def splits(folder: Path, view: str = "equalized") -> dict[str, Rows]:
             size=np.stack([part["width"], part["height"]], 1).astype(np.int64),
             read=functools.partial(from_parquet, [places[i] for i in order]),
             places=tuple(places[i] for i in order),
+            source=tuple(s or "unknown" for s in part["source"]),
         )
     if without:
         log.warning(
@@ -187,13 +189,13 @@ class Draws:
         weight = {n: float(np.mean(kinds[n.rpartition("/")[0]])) ** evenness for n in self._members}
         total = sum(weight.values())
         self._take = {n: max(1, round(len(keep) * w / total)) for n, w in weight.items()}
-        self._seed, self._batch = seed, min(batch, sum(self._take.values()))
-        self.steps_per_epoch = sum(self._take.values()) // self._batch
+        self._seed, self.batch = seed, min(batch, sum(self._take.values()))
+        self.steps_per_epoch = sum(self._take.values()) // self.batch
 
     def step(self, step: int) -> list[tuple[int, int]]:
         """(row, how often it was drawn before) of every crop of one step. The same answer whenever it is asked."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        return self._epoch(epoch)[place * self._batch : (place + 1) * self._batch]
+        return self._epoch(epoch)[place * self.batch : (place + 1) * self.batch]
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a run has one of these
     def _epoch(self, epoch: int) -> list[tuple[int, int]]:

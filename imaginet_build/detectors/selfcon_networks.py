@@ -5,6 +5,7 @@ those of a sub-network that leaves it half way. Each view has its own projection
 heads sit on the backbone's features: one for the origin, one that names the generator (or family).
 
 `imaginet` is the paper's (arXiv 2407.20020): ResNet-50 whose stem and max-pool keep their resolution, left after stage 2.
+`resnet50` is the same with its down-sampling, as everybody else uses it.
 `small` is for CPUs. It never sees colour or brightness as such: its input is what fixed high-pass filters leave of the luma and
 chroma planes (the spatial rich model's, Fridrich & Kodovsky 2012), and beside the convolutions runs a branch of plain
 statistics: how large each 8 x 8 DCT frequency is on average at three scales, how heavy its tails are, and a soft histogram of
@@ -13,6 +14,7 @@ the residuals. The branch finds in half a minute what the convolutions need many
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -24,7 +26,7 @@ from imaginet_build.errors import BuildError, MissingExtra, UsageError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Preset = Literal["small", "imaginet"]
+Preset = Literal["small", "imaginet", "resnet50"]
 Floats = npt.NDArray[np.float32]
 
 BACKBONE_PARAMETERS = 23_508_032
@@ -34,7 +36,7 @@ _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
     """What decides a network's shape. `names`: what the second head tells apart, in order. `width`: channels of `small`'s first
-    stage; `small` has 4 x `width` features, `imaginet` 2048."""
+    stage; `small` has 4 x `width` features, the others 2048."""
 
     preset: Preset
     names: tuple[str, ...]
@@ -101,7 +103,7 @@ def build(config: NetworkConfig, initial: str | None = None) -> nn.Module:
     torch = import_torch("the SelfCon detector")
     from torch.nn import functional
 
-    encoder = _small(config) if config.preset == "small" else _resnet(initial)
+    encoder = _small(config) if config.preset == "small" else _resnet(initial, config.preset == "resnet50")
     features, hidden, projected = (4 * config.width, 2 * config.width, 64) if config.preset == "small" else (2048, 1024, 128)
 
     class SelfConNetwork(torch.nn.Module):  # type: ignore[misc,name-defined]
@@ -206,17 +208,27 @@ def _small(config: NetworkConfig) -> nn.Module:
 
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             n, _, height, width = x.shape
-            seen = functional.conv2d(x, self.planes)
-            residual = functional.conv2d(seen.reshape(n * 3, 1, height, width), self.high_pass)
-            residual = residual.reshape(n, -1, height - 4, width - 4)
+            with _full_precision(x):
+                seen = functional.conv2d(x, self.planes)
+                residual = functional.conv2d(seen.reshape(n * 3, 1, height, width), self.high_pass)
+                residual = residual.reshape(n, -1, height - 4, width - 4)
+                statistics = self.statistics(seen, residual)
             early = self.early((residual / 4).clamp(-3, 3))
-            deep = self.late(early).mean((2, 3)) + self.counted(self.statistics(seen, residual))
+            deep = self.late(early).mean((2, 3)) + self.counted(statistics)
             return deep, self.shallow(early.mean((2, 3)))
 
     return Small()
 
 
-def _resnet(initial: str | None) -> nn.Module:
+def _full_precision(x: Tensor) -> AbstractContextManager[None]:
+    """No half precision within: eight bits of mantissa round the noise of a bright pixel away."""
+    import torch
+
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+def _resnet(initial: str | None, down: bool) -> nn.Module:
     import torch
     from torch import nn
 
@@ -232,13 +244,14 @@ def _resnet(initial: str | None) -> nn.Module:
         if info["missing_keys"] or info["mismatched_keys"]:
             lacking = ", ".join(sorted(info["missing_keys"])[:3])
             raise BuildError(f"{initial} is not a ResNet-50: it lacks {lacking} …; name another checkpoint")
-    backbone.embedder.embedder.convolution.stride = (1, 1)
-    backbone.embedder.pooler = nn.MaxPool2d(kernel_size=3, stride=1, padding=1)
+    if not down:
+        backbone.embedder.embedder.convolution.stride = (1, 1)
+        backbone.embedder.pooler = nn.MaxPool2d(kernel_size=3, stride=1, padding=1)
     count = sum(p.numel() for p in backbone.parameters())
     if count != BACKBONE_PARAMETERS:
         raise BuildError(f"the backbone has {count:,} parameters, the paper's has {BACKBONE_PARAMETERS:,}; use a ResNet-50")
 
-    class NoDownSampling(nn.Module):
+    class Encoder(nn.Module):
         mean: Tensor
         deviation: Tensor
 
@@ -254,7 +267,7 @@ def _resnet(initial: str | None) -> nn.Module:
             deep: Tensor = seen.pooler_output.flatten(1)
             return deep, self.shallow(seen.hidden_states[2].mean((2, 3)))
 
-    return NoDownSampling()
+    return Encoder()
 
 
 def multi_label_loss(projected: Tensor, origin: Tensor, named: Tensor, temperature: float = 0.07) -> Tensor:

@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from imaginet_build.baseline import train as module
+from imaginet_build.baseline import loop
 from imaginet_build.baseline.data import splits
-from imaginet_build.baseline.train import STATE, Settings, train
+from imaginet_build.baseline.loop import EVENTS, STATE
+from imaginet_build.baseline.settings import Settings
+from imaginet_build.baseline.train import train
 from imaginet_build.detectors.selfcon import SelfCon
 from imaginet_build.errors import UsageError
 from imaginet_build.records import Item
@@ -44,7 +46,7 @@ def test_a_checkpoint_says_what_it_is(trained: Path, tiny: Path) -> None:
     log = pd.read_csv(trained / "log.csv")
     assert list(log.step) == list(range(24))
     assert log[["loss", "selfcon", "origin", "named"]].notna().all().all()
-    assert sorted(p.name for p in trained.iterdir()) == ["config.json", "log.csv", "model.safetensors"]
+    assert sorted(p.name for p in trained.iterdir()) == ["config.json", "log.csv", "model.safetensors", EVENTS]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_others(
@@ -60,7 +62,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
 ) -> None:
     settings = Settings(**quick | ({} if joint else {"joint": False, "steps": 12, "head_steps": 12}))
     whole = train(tiny, tmp_path / "whole", settings)
-    step = module._Run._step
+    step = loop.Run._step
 
     def die(self: Any, number: int) -> dict[str, float]:
         if number == 23:
@@ -68,10 +70,10 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
         return step(self, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Run, "_step", die)
+        patch.setattr(loop.Run, "_step", die)
         with pytest.raises(KeyboardInterrupt):
             train(tiny, tmp_path / "killed", settings)
-    assert sorted(p.name for p in (tmp_path / "killed").iterdir()) == [STATE], "no half-made checkpoint is left"
+    assert sorted(p.name for p in (tmp_path / "killed").iterdir()) == [STATE, EVENTS], "no half-made checkpoint is left"
     resumed = train(tiny, tmp_path / "killed", settings)
     assert (whole.resumed_at, resumed.resumed_at) == (0, 20)
     assert same(whole.checkpoint, resumed.checkpoint)
