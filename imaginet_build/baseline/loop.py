@@ -12,7 +12,7 @@ from imaginet_build.baseline import gradients
 from imaginet_build.baseline.data import Crops, Draws
 from imaginet_build.baseline.settings import Settings
 from imaginet_build.detectors import selfcon
-from imaginet_build.detectors.selfcon_networks import NetworkConfig, build, multi_label_loss
+from imaginet_build.detectors.selfcon_networks import NetworkConfig, build, fit, multi_label_loss
 from imaginet_build.errors import BuildError, MissingExtra, UsageError
 from imaginet_build.records import seed_of
 
@@ -264,7 +264,7 @@ class Run:
         step = int(state["step"])
         if step > self.settings.steps and not self.settings.joint:
             self._freeze()
-        selfcon.fit(self.network, state["network"], str(path))
+        fit(self.network, state["network"], str(path))
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imaginet_build.detectors.checkpoint import CONFIG, Floats, calibration_of, read_config, score
-from imaginet_build.detectors.selfcon_networks import NetworkConfig, Preset, build, import_torch
+from imaginet_build.detectors.selfcon_networks import NetworkConfig, Preset, build, fit, import_torch
 from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.records import Item, Scores
 
@@ -52,7 +52,7 @@ class SelfCon:
         """P(synthetic), calibrated, and P(name) of every item. An image smaller than a crop is judged by what there is of
         it."""
         origins, named = answers(self.network, self.crop, items, self._grid, self._device)
-        return Scores(self.calibration.probability(origins), named, self.names)
+        return Scores(self.calibration.probability(origins), named if self.names else None, self.names)
 
 
 def answers(network: nn.Module, crop: int, items: Iterable[Item], most: int = 3, device: str = "cpu") -> tuple[Floats, Floats]:
@@ -63,7 +63,8 @@ def answers(network: nn.Module, crop: int, items: Iterable[Item], most: int = 3,
         origin, named = network(torch.from_numpy(crops).to(device))
         return origin.cpu().numpy(), named.cpu().numpy()
 
-    names = int(network.get_submodule("named")[-1].out_features)  # type: ignore[index]
+    head: Any = getattr(network, "named", None)
+    names = int(head[-1].out_features) if head is not None else 0
     with torch.inference_mode(), deterministic_convolutions():
         return score(run, items, crop, most, names)
 
@@ -123,19 +124,3 @@ def load(folder: Path) -> tuple[dict[str, Any], nn.Module]:
         raise BuildError(f"{path} is damaged ({error}); train again: build-imaginet baseline train") from None
     fit(network, tensors, str(path))
     return config, network.eval()
-
-
-def fit(network: nn.Module, tensors: Mapping[str, Any], where: str) -> None:
-    """Load a state dict into `network`, or `BuildError`: missing, unexpected and misshapen keys are all refused."""
-    wanted = network.state_dict()
-    faults = [f"{k} is missing" for k in sorted(wanted.keys() - tensors.keys())]
-    faults += [f"{k} is not part of it" for k in sorted(tensors.keys() - wanted.keys())]
-    faults += [
-        f"{k} has shape {tuple(tensors[k].shape)}, not {tuple(wanted[k].shape)}"
-        for k in sorted(wanted.keys() & tensors.keys())
-        if tensors[k].shape != wanted[k].shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
-        raise BuildError(f"{where} does not fit this network: {'; '.join(faults[:4])}{more}. Nothing was loaded.")
-    network.load_state_dict(tensors)

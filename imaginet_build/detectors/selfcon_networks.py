@@ -14,14 +14,17 @@ the residuals. The branch finds in half a minute what the convolutions need many
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from imaginet_build.errors import BuildError, MissingExtra, UsageError
+from imaginet_build.detectors import resnet_weights
+from imaginet_build.errors import BuildError, MissingExtra
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,8 +38,8 @@ _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """What decides a network's shape. `names`: what the second head tells apart, in order. `width`: channels of `small`'s first
-    stage; `small` has 4 x `width` features, the others 2048."""
+    """What decides a network's shape. `names`: what the second head tells apart, in order; none, no such head.
+    `width`: channels of `small`'s first stage; it has 4 x `width` features, the others 2048."""
 
     preset: Preset
     names: tuple[str, ...]
@@ -91,15 +94,13 @@ def mirrored_frequencies() -> Floats:
 
 
 def build(config: NetworkConfig, initial: str | None = None) -> nn.Module:
-    """A fresh network: weights from torch's random state, or for `imaginet` from the ResNet-50 checkpoint `initial` (a folder
-    or a Hugging Face name), which must fit key by key.
+    """A fresh network: weights from torch's random state, or for a ResNet-50 from the ImageNet checkpoint `initial`: a folder
+    or a name of transformers, or a file of torchvision's or timm's weights. It must fit key by key.
 
     `forward(x)` takes (n, 3, h, w) float32 pixels in [0, 255] and gives the origin logit (n,), above 0 meaning synthetic, and
     the names' logits (n, len(names)). `views(x)` gives both views' features, `project(deep, shallow)` the projections
     (n, 2, d) of unit length, `heads(deep)` what `forward` gives.
     """
-    if not config.names:
-        raise UsageError("a network needs at least one generator name to tell apart; the training split has no synthetic image")
     torch = import_torch("the SelfCon detector")
     from torch.nn import functional
 
@@ -112,7 +113,7 @@ def build(config: NetworkConfig, initial: str | None = None) -> nn.Module:
             self.encoder = encoder
             self.projections = torch.nn.ModuleList([_projection(features, projected) for _ in range(2)])
             self.origin = _head(features, hidden, 1)
-            self.named = _head(features, hidden, len(config.names))
+            self.named = _head(features, hidden, len(config.names)) if config.names else None
 
         def views(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return cast("tuple[Tensor, Tensor]", self.encoder(x))
@@ -124,7 +125,7 @@ def build(config: NetworkConfig, initial: str | None = None) -> nn.Module:
             return torch.stack(both, dim=1)  # type: ignore[no-any-return]
 
         def heads(self, deep: Tensor) -> tuple[Tensor, Tensor]:
-            return self.origin(deep)[:, 0], self.named(deep)
+            return self.origin(deep)[:, 0], deep.new_zeros((len(deep), 0)) if self.named is None else self.named(deep)
 
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return self.heads(self.views(x)[0])
@@ -237,8 +238,10 @@ def _resnet(initial: str | None, down: bool) -> nn.Module:
     except ImportError:
         raise MissingExtra("the imaginet detector", "transformers", "baseline") from None
 
-    if initial is None:
+    if initial is None or Path(initial).is_file():
         backbone = ResNetModel(ResNetConfig())  # the library's default is ResNet-50: bottlenecks 3-4-6-3
+        if initial is not None:
+            fit(backbone, resnet_weights.backbone(resnet_weights.read(Path(initial)), initial), initial)
     else:
         backbone, info = ResNetModel.from_pretrained(initial, output_loading_info=True)
         if info["missing_keys"] or info["mismatched_keys"]:
@@ -268,6 +271,22 @@ def _resnet(initial: str | None, down: bool) -> nn.Module:
             return deep, self.shallow(seen.hidden_states[2].mean((2, 3)))
 
     return Encoder()
+
+
+def fit(network: nn.Module, tensors: Mapping[str, Any], where: str) -> None:
+    """Load a state dict into `network`, or `BuildError`: missing, unexpected and misshapen keys are all refused."""
+    wanted = network.state_dict()
+    faults = [f"{k} is missing" for k in sorted(wanted.keys() - tensors.keys())]
+    faults += [f"{k} is not part of it" for k in sorted(tensors.keys() - wanted.keys())]
+    faults += [
+        f"{k} has shape {tuple(tensors[k].shape)}, not {tuple(wanted[k].shape)}"
+        for k in sorted(wanted.keys() & tensors.keys())
+        if tensors[k].shape != wanted[k].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
+        raise BuildError(f"{where} does not fit this network: {'; '.join(faults[:4])}{more}. Nothing was loaded.")
+    network.load_state_dict(tensors)
 
 
 def multi_label_loss(projected: Tensor, origin: Tensor, named: Tensor, temperature: float = 0.07) -> Tensor:

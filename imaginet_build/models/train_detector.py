@@ -29,7 +29,8 @@ from PIL import Image
 from imaginet_build import images
 from imaginet_build.baseline.evaluate import evaluate
 from imaginet_build.baseline.export import export
-from imaginet_build.baseline.train import Settings, train
+from imaginet_build.baseline.settings import Settings
+from imaginet_build.baseline.train import train
 from imaginet_build.detectors.checkpoint import CONFIG
 from imaginet_build.errors import BadImage
 from imaginet_build.models import photographs
