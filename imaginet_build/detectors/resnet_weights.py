@@ -42,7 +42,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        said = str(error).split("\n", maxsplit=1)[0][:160]
+        said = type(error).__name__
         raise BuildError(f"{path} is no file of weights alone, and code in it is not run ({said})") from None
     if not isinstance(found, dict):
         raise BuildError(f"{path} holds {type(found).__name__}, not named weights")
