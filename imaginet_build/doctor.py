@@ -25,13 +25,15 @@ EXTRAS = {
     "": "numpy pillow simplejpeg imagehash pyarrow pandas scipy scikit-learn pydantic typer tqdm fsspec jinja2 safetensors "
     "onnxruntime threadpoolctl license-expression",
     "diffusion": "torch diffusers transformers accelerate peft",
-    "api": "openai",
+    "api": "openai google-genai",
     "hub": "huggingface_hub datasets",
     "baseline": "torch transformers accelerate onnx",
     "archive": "aiohttp",
     "sevenzip": "py7zr",
     "urls": "pycurl protego certifi",
     "guards": "nudenet",
+    "openvino": "openvino",
+    "tensorboard": "tensorboard",
 }
 """What each extra brings (the empty one: what a plain install brings), by distribution name."""
 

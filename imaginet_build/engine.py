@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -95,18 +95,26 @@ class _Job(Generic[T]):
 
 
 def run(
-    factory: Callable[[], Worker[T, R]], tasks: Iterable[T], pool: Pool, hold: Callable[[], bool] = lambda: False
-) -> Iterator[Outcome[T, R]]:
+    factory: Callable[[], Worker[T, R]],
+    tasks: Iterable[T],
+    pool: Pool,
+    hold: Callable[[], bool] = lambda: False,
+    ahead: bool = False,
+) -> Generator[Outcome[T, R]]:
     """Every task's outcome, as they finish. `factory` is called once in each process and must pickle, as tasks must.
 
     Tasks are taken from the iterable as workers become free, so an endless or a large one is fine; none is taken while
-    `hold()` is true and something is still under way. An exception in a task is
-    its outcome's `error`; a dead or hung process is replaced and the task tried again, `pool.attempts` times in all.
+    `hold()` is true and something is still under way. An exception in a task is its outcome's `error`; a dead or hung process
+    is replaced and the task tried again, `pool.attempts` times in all. `ahead`: who has finished a task is given the next one
+    before the caller sees the outcome, so that nobody waits for a caller who takes his time.
     """
     crew: _Crew[T, R] = _Crew(factory, pool, hold, iter(tasks))
     try:
         while crew.set_to_work():
-            yield from crew.wait()
+            for outcome in crew.wait():
+                if ahead:
+                    crew.set_to_work()
+                yield outcome
     finally:
         crew.dismiss()
 
@@ -217,7 +225,8 @@ class _Crew(Generic[T, R]):
                     value, error = seat.pipe.recv()
                     if seat.up:
                         return Outcome(task, value, error)
-                    seat.up = True
+                    # What a process takes to start is no task's time.
+                    seat.up, seat.since = True, time.monotonic()
                 if seat.process.is_alive():
                     return None
             seat.process.join(GRACE)

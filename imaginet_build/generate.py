@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from imaginet_build import catalog, engine, images
-from imaginet_build.errors import BadImage, BuildError, UsageError
+from imaginet_build import catalog, engine
+from imaginet_build.errors import BuildError, UsageError
+from imaginet_build.finishing import STAGE, Answer, Done, Drawn, Finish, carried
 from imaginet_build.orders import Batch, manifest, still_wanted
+from imaginet_build.paying import dues
+from imaginet_build.paying.ledger import Ledger, Stopped
 from imaginet_build.recipe import Generate
-from imaginet_build.records import Order, Record, Refusal
 from imaginet_build.store import Store, StoreError
 
 log = logging.getLogger(__name__)
 
-STAGE = "generate"
-BLANK = 1.0
-"""An image whose grey values deviate by less than this from their mean is blank: a flagged or a failed one."""
+_Outcome = engine.Outcome[Batch, Drawn | Done]
 
-BY_RULE = frozenset({"flagged", "moderation", "blank"})
+BY_RULE = frozenset({"flagged", "moderation", "blank", "named-person"})
 """Reasons that are a model's or a rule's decision, not failures: they leave the exit code at 0."""
 
 
@@ -52,94 +53,128 @@ def generate(
     """Draw every ordered image that is not here yet.
 
     `limit`: at most so many images now. `shard`: `(i, n)`, the i-th of n equal shares (from 1), for several processes or
-    machines over one work folder. Raises `UsageError` when a card cannot be used here (a missing extra, weights, or key), and
-    `StoreError` for a full disk.
+    machines over one work folder. Raises `UsageError` when a card cannot be used here (a missing extra, weights, or key),
+    `StoreError` for a full disk, and `Stopped` where a paid service, an account or a budget gives no more for now.
     """
     lock = store.root / "cards.lock"
     revisions = {name: catalog.resolve(catalog.card("generators", name), lock) for name in {e.generator for e in entries}}
     batches = manifest(entries, seed, store, revisions, trust)
-    wanted = list(still_wanted(batches, store.ids(STAGE), shard, limit))
-    total = sum(len(batch.keep) for batch in wanted)
+    forgiven = dues.forgivable(store, entries)
+    due, halted = dues.begin(store, list(still_wanted(batches, store.ids(STAGE) - forgiven, shard, limit)), forgiven, trust)
+    stops: list[BuildError] = [Stopped(halted)] if halted else []
+    wanted = _Wanted(due)
+    # What others have under way for money is waited for, where one of them has to stop.
+    patient = any(dues.is_paid(name, trust) for name in {batch.card for batch in due})
+    total = sum(len(batch.keep) for batch in wanted.batches)
     new = refused = 0
-    draw = _Draw(store.root, trust)
-    while wanted:
-        smaller: list[Batch] = []
-        for outcome in engine.run(draw.worker, wanted, pool):
-            batch = outcome.task
-            if outcome.value is None and len(batch.orders) > 1:
-                log.warning("%s: %s; drawing the batch again in halves", batch.card, outcome.error)
-                smaller += batch.halves()
-                continue
-            done = outcome.value or draw.give_up(batch, outcome.error or "no answer")
-            if done.unusable is not None:
-                raise UsageError(done.unusable)
-            if done.stopped is not None:
-                raise StoreError(done.stopped)
-            new, refused = new + done.drawn, refused + done.refused
-            progress(new, refused, total)
-        # A worker may have died when its part was already in place.
-        here = store.ids(STAGE) if smaller else set()
-        wanted = [replace(half, keep=half.keep - here) for half in smaller if half.keep - here]
+    told: set[tuple[str, str]] = set()
+    finish = Finish(store.root)
+    draw = _Draw(finish, trust)
+    while wanted.batches:
+        # While one process draws a batch, another encodes, measures and writes the one before. A process and not a thread:
+        # two threads would wait for one interpreter lock. It is started first, with nothing, so that it need not be waited for.
+        with (
+            closing(engine.run(draw.worker, wanted, pool, ahead=True)) as drawn,
+            closing(engine.run(finish.worker, itertools.chain([None], _halved(drawn, wanted)), pool)) as finished,
+        ):
+            for outcome in finished:
+                if outcome.task is None:
+                    continue
+                batch, error = outcome.task.task, outcome.task.error or outcome.error or "no answer"
+                if outcome.value is None and len(batch.orders) > 1:
+                    # It died while it wrote; what is in place already needs no more.
+                    if not finish.has_written(batch):
+                        wanted.again(batch, error)
+                    continue
+                done = outcome.value or finish.give_up(batch, error)
+                if done.unusable is not None or done.stopped is not None:
+                    if not patient:
+                        raise UsageError(done.unusable) if done.unusable is not None else StoreError(done.stopped)
+                    stops.append(UsageError(done.unusable) if done.unusable is not None else Stopped(done.stopped))
+                    wanted.batches.clear()
+                if done.how and (batch.card, done.how) not in told:
+                    told.add((batch.card, done.how))
+                    log.info("%s: %s", batch.card, done.how)
+                new, refused = new + done.drawn, refused + done.refused
+                progress(new, refused, total)
+    if stops:
+        raise stops[0]
     counts = Counter(r["reason"] for r in store.rejects().to_pylist() if r["stage"] == STAGE)
     failed = sum(count for reason, count in counts.items() if reason not in BY_RULE)
     held = sum(len(store.names(path)) for path in store.parts(STAGE))
     return Generated(new, held, dict(sorted(counts.items())), failed)
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """A batch that was written. Nothing was where the card cannot be used here (`unusable`), or where the work folder cannot be
-    read or written (`stopped`)."""
+class _Wanted(Iterator[Batch]):
+    """Batches that wait to be drawn; more may come while they are taken."""
 
-    drawn: int = 0
-    refused: int = 0
-    unusable: str | None = None
-    stopped: str | None = None
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self.batches = deque(batches)
+
+    def __next__(self) -> Batch:
+        if not self.batches:
+            raise StopIteration
+        return self.batches.popleft()
+
+    def again(self, batch: Batch, error: str) -> None:
+        """Draw a batch in halves, to find the order that cannot be drawn."""
+        log.warning("%s: %s; drawing the batch again in halves", batch.card, error)
+        self.batches.extend(batch.halves())
+
+
+def _halved(drawn: Iterable[_Outcome], wanted: _Wanted) -> Iterator[_Outcome]:
+    """What was drawn; a batch that could not be waits to be drawn in halves, by the processes that are there already."""
+    for outcome in drawn:
+        if outcome.value is None and len(outcome.task.orders) > 1:
+            wanted.again(outcome.task, outcome.error or "no answer")
+        else:
+            yield outcome
 
 
 @dataclass(slots=True)
 class _Draw:
-    """A worker that draws batches, keeping the last card's adapter, and leaves each batch as a part."""
+    """A worker that draws batches, keeping the last card's adapter."""
 
-    root: Path
+    finish: Finish
     trust: bool
     made: tuple[object, Any] | None = field(default=None)
 
-    def worker(self) -> Callable[[Batch], _Done]:
+    def worker(self) -> Callable[[Batch], Drawn | Done]:
         return self.draw
 
-    def give_up(self, batch: Batch, error: str) -> _Done:
-        """Record orders that no worker could live through."""
-        batch = replace(batch, keep=batch.keep - Store(self.root).ids(STAGE))
-        reason = "killed-the-worker" if "process died" in error or "no answer" in error else "failed"
-        return self._write(batch, {order.id: Refusal(reason, error) for order in batch.orders}, {})
-
-    def draw(self, batch: Batch) -> _Done:
-        """Draw one whole batch and write what is wanted of it."""
+    def draw(self, batch: Batch) -> Drawn | Done:
+        """Draw one whole batch; what was paid for is written at once, before anything else can happen to it."""
         try:
-            return self._draw(batch)
+            drawn = self._draw(batch)
+            return self._kept(batch, drawn) if getattr(self._adapter(batch), "paid", False) else drawn
         except UsageError as error:
-            return _Done(unusable=str(error))
-        except StoreError as error:
-            return _Done(stopped=str(error))
+            return Done(unusable=str(error))
+        except (StoreError, Stopped) as error:
+            return Done(stopped=str(error))
 
-    def _draw(self, batch: Batch) -> _Done:
-        store = Store(self.root)
+    def _kept(self, batch: Batch, drawn: Drawn) -> Done:
+        """Write what was paid for; what lies in a part need not lie beside the ledger."""
+        done = self.finish.write(batch, drawn)
+        if isinstance(book := getattr(self._adapter(batch), "ledger", None), Ledger):
+            book.answers.clear(batch.keep)
+        return done
+
+    def _draw(self, batch: Batch) -> Drawn:
         adapter = self._adapter(batch)
         # What costs money is drawn once: an API's image does not depend on its neighbours, as a local batch's bytes do.
         asked = [o for o in batch.orders if o.id in batch.keep or not getattr(adapter, "paid", False)]
-        data = dict(store.images(o.source.id for o in asked if o.source))
+        data = dict(Store(self.finish.root).images(o.source.id for o in asked if o.source))
         orders = [replace(o, source=replace(o.source, data=data[o.source.id])) if o.source else o for o in asked]
-        answers: dict[str, object] = {}
+        answers: dict[str, Answer] = {}
         try:
             for order, answer in zip(orders, adapter.draw(orders), strict=True):
-                answers[order.id] = answer
-        except UsageError:
+                answers[order.id] = carried(answer, batch.card)
+        except (UsageError, Stopped):
             # A card that cannot go on (a quota, a budget) keeps what it has given so far.
             if part := batch.keep & answers.keys():
-                self._write(replace(batch, keep=part), answers, _params(adapter))
+                self._kept(replace(batch, keep=part), Drawn(answers, _params(adapter)))
             raise
-        return self._write(batch, answers, _params(adapter))
+        return Drawn(answers, _params(adapter))
 
     def _adapter(self, batch: Batch) -> Any:
         key = (batch.card, json.dumps(batch.options, sort_keys=True, default=str), batch.revision)
@@ -147,87 +182,14 @@ class _Draw:
             # Two big models do not fit beside each other: the old one goes before the new one comes.
             self.made = None
             card = catalog.card("generators", batch.card)
-            self.made = (key, catalog.build(card, trust=self.trust, revision=batch.revision, **batch.options))
+            made = catalog.build(card, trust=self.trust, revision=batch.revision, **batch.options)
+            if isinstance(getattr(made, "ledger", None), Ledger):
+                made.ledger = dues.ledger(self.finish.root, batch.card)
+            if hasattr(made, "remember"):
+                made.remember(self.finish.root / "memory.json")
+            self.made = (key, made)
         return self.made[1]
-
-    def _write(self, batch: Batch, answers: dict[str, object], params: dict[str, Any]) -> _Done:
-        store = Store(self.root)
-        rows, data, rejects = [], [], []
-        card = catalog.card("generators", batch.card)
-        for order in batch.orders:
-            if order.id not in batch.keep:
-                continue
-            made = _finish(order, answers[order.id], card, batch, params)
-            if isinstance(made, Refusal):
-                rejects.append(_reject(order, made))
-            else:
-                rows.append(made[0].row())
-                data.append(made[1])
-        if rejects:
-            store.write_rejects(STAGE, batch.name, rejects)
-        if rows:
-            store.write_part(STAGE, batch.name, rows, data)
-        return _Done(len(rows), len(rejects))
 
 
 def _params(adapter: Any) -> dict[str, Any]:
     return dict(adapter.params()) if hasattr(adapter, "params") else {}
-
-
-def _finish(
-    order: Order, answer: object, card: catalog.Card, batch: Batch, params: dict[str, Any]
-) -> tuple[Record, bytes] | Refusal:
-    """The finished image as a record and its bytes, or why it may not enter."""
-    from PIL.Image import Image
-
-    if isinstance(answer, Refusal):
-        return answer
-    own = answer.info.get("params", {}) if isinstance(answer, Image) else {}
-    try:
-        if isinstance(answer, Image):
-            data = images.encode(answer.convert("RGB"), "png")
-        elif isinstance(answer, bytes):
-            data = answer
-        else:
-            raise BuildError(f"{card.name} answered with {type(answer).__name__}; an image, bytes or a refusal is expected")
-        facts = images.measure(data)
-    except BadImage as error:
-        return Refusal(error.reason, error.detail)
-    if (facts.width, facts.height) != (order.width, order.height):
-        return Refusal("wrong-size", f"{order.width} x {order.height} ordered, {facts.width} x {facts.height} drawn")
-    if facts.contrast < BLANK:
-        return Refusal("blank", f"the grey values deviate by {facts.contrast:.2f} only")
-    recorded = {**params, **own, "batch": len(batch.orders)} | ({"cut": True} if batch.cut else {})
-    record = Record(
-        id=order.id,
-        origin="synthetic",
-        category=order.category,
-        family=card.family,
-        generator=card.name,
-        source=None,
-        source_key=None,
-        licence=card.licence,
-        revision=batch.revision or card.revision,
-        prompt=order.prompt.text if order.prompt else None,
-        negative=order.prompt.negative if order.prompt else None,
-        seed=order.seed,
-        params=json.dumps(recorded, sort_keys=True, default=str),
-        pair_id=order.source.id if order.source else None,
-        group=order.source.group if order.source else order.id,
-        extension={"jpeg": "jpg"}.get(facts.codec, facts.codec),
-        facts=facts,
-    )
-    return record, data
-
-
-def _reject(order: Order, refusal: Refusal) -> dict[str, object]:
-    return {
-        "id": order.id,
-        "stage": STAGE,
-        "origin": "synthetic",
-        "category": order.category,
-        "generator_or_source": order.generator,
-        "source_key": order.source.id if order.source else None,
-        "reason": refusal.reason,
-        "detail": refusal.detail,
-    }

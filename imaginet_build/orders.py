@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from imaginet_build import catalog, prompt_rules, prompts
 from imaginet_build.errors import UsageError
 from imaginet_build.recipe import Generate
-from imaginet_build.records import Order, Prompt, SourceImage, make_id, seed_of
+from imaginet_build.records import Order, Prompt, SourceImage, make_id, random_of, seed_of
 from imaginet_build.store import Store
 
 log = logging.getLogger(__name__)
+
+SizeOf = Callable[[Mapping[str, Any], int, int], tuple[int, int]]
+"""What an adapter that draws from a source in another size than the source's says of a card's options and the source's size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,23 @@ def manifest(
     asked: dict[str, set[int]] = {}
     for entry in entries:
         orders = list(_orders(entry, seed, store, revisions.get(entry.generator), trust, asked))
-        for start in range(0, len(orders), entry.batch):
-            batch = tuple(orders[start : start + entry.batch])
+        for batch in _together(orders, entry.batch):
             yield Batch(
                 entry.generator, entry.options, revisions.get(entry.generator), batch, frozenset(order.id for order in batch)
             )
+
+
+def _together(orders: Sequence[Order], size: int) -> Iterator[tuple[Order, ...]]:
+    """Batches of `size` orders in their order. Those with a prompt share one only with orders of their own size in pixels: a
+    card with several sizes would otherwise draw most images alone."""
+    waiting: dict[tuple[int, int] | None, list[Order]] = {}
+    for order in orders:
+        alike = waiting.setdefault((order.width, order.height) if order.prompt else None, [])
+        alike.append(order)
+        if len(alike) == size:
+            yield tuple(alike)
+            alike.clear()
+    yield from (tuple(rest) for rest in waiting.values() if rest)
 
 
 def still_wanted(batches: Iterator[Batch], done: Collection[str], shard: tuple[int, int], limit: int | None) -> Iterator[Batch]:
@@ -99,12 +113,12 @@ def _orders(
     # What says how an image is fetched, and not which, is no part of its name: a new time limit must not buy all images anew.
     aside: frozenset[str] = getattr(catalog.adapter(card, trust=trust), "not_in_id", frozenset())
     named = {key: value for key, value in options.items() if key not in aside}
+    size_of: SizeOf | None = getattr(catalog.adapter(card, trust=trust), "size_of", None)
     made = make_id("card", card.adapter, json.dumps(named, sort_keys=True, default=str), revision)
     for number in range(count):
         prompt = texts[number] if texts else None
         source = sources[number] if sources else None
-        width = source.width if source else entry.width or _side(options, "width")
-        height = source.height if source else entry.height or _side(options, "height")
+        width, height = _size(entry, options, size_of, prompt, source, seed)
         if width is None or height is None:
             raise UsageError(f"{card.name}: neither its card nor the recipe says how large an image is: give width and height")
         yield _order(made, card.name, entry.category, seed, prompt, source, width, height, asked)
@@ -136,7 +150,7 @@ def _order(
 def _texts(entry: Generate, card: catalog.Card, seed: int) -> list[Prompt]:
     """A list as it stands, or a set of templates expanded."""
     where = entry.prompts or entry.category
-    if where not in catalog.files("prompts") and Path(where).suffix != ".toml":
+    if prompts.is_list(where):
         screened = prompt_rules.screen(prompts.read(where, entry.category))
         if screened.refused:
             reasons = Counter(refusal.reason for _, refusal in screened.refused)
@@ -164,6 +178,21 @@ def _sources(entry: Generate, seed: int, store: Store) -> Iterator[SourceImage]:
 def needed(card: catalog.Card, trust: bool = False) -> str:
     """What an order to this card must carry: `prompt`, `source` or `none`. Known without loading a weight."""
     return str(getattr(catalog.adapter(card, trust=trust), "needs", "prompt"))
+
+
+def _size(
+    entry: Generate, options: Mapping[str, Any], size_of: SizeOf | None, prompt: Prompt | None, source: SourceImage | None,
+    seed: int,
+) -> tuple[int | None, int | None]:  # fmt: skip
+    """How large an image is asked for: as its source (or as the adapter makes of that), as the recipe's entry says,
+    one of the card's `sizes`, which the prompt draws, or as the card says."""
+    if source is not None:
+        return size_of(options, source.width, source.height) if size_of else (source.width, source.height)
+    sizes = options.get("sizes") or []
+    if not sizes or entry.width or entry.height or {"width", "height"} & entry.options.keys():
+        return entry.width or _side(options, "width"), entry.height or _side(options, "height")
+    width, height = sizes[int(random_of(make_id(seed, prompt.id if prompt else None), "size").integers(len(sizes)))]
+    return width, height
 
 
 def _side(options: Mapping[str, Any], key: str) -> int | None:

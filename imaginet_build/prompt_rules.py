@@ -1,48 +1,36 @@
-"""The two rules every prompt keeps: no near-identical ones, and no named people.
+"""What every prompt of a list keeps: no near-identical ones, and no named people (see `people`).
 
-*Near-identical* prompts have the same content words, or, from eight content words on, all but one in common. *Named people*
-are refused: a given name followed by a capitalised surname; two capitalised words after `by`, `style of` or a title; and
-whoever `refused` lists in `manifests/people.toml`. Whom that file lists as long dead may be named. The rule knows spelling,
-not fame: it misses single names and names in lower case.
+*Near-identical* prompts have the same content words, or, from eight content words on, all but one in common.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from imaginet_build import cards, toml
+from imaginet_build.people import people_rule
 from imaginet_build.records import Prompt, Refusal
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?")
-_STOP = {
-    "a",
-    "an",
-    "and",
-    "as",
-    "at",
-    "by",
-    "for",
-    "from",
-    "her",
-    "his",
-    "in",
-    "is",
-    "its",
-    "of",
-    "on",
-    "or",
-    "over",
-    "the",
-    "their",
-}
-_STOP |= {"to", "under", "with"}
+_STOP = frozenset(
+    [
+        *("a", "an", "and", "as", "at", "by", "for", "from", "her", "his", "in", "is", "its", "of", "on", "or", "over"),
+        *("the", "their", "to", "under", "with"),
+    ]
+)
 _ENOUGH_WORDS = 8
+
+
+class _Hashes(dict[str, int]):
+    """The hash of each word's stem, computed once; 0 for words without content."""
+
+    def __missing__(self, word: str) -> int:
+        stem = word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+        number = 0 if word in _STOP else int.from_bytes(hashlib.blake2b(stem.encode(), digest_size=7).digest(), "big") | 1
+        self[word] = number
+        return number
 
 
 class Twins:
@@ -54,78 +42,25 @@ class Twins:
 
     def __init__(self) -> None:
         self._whole: set[int] = set()
+        self._long: set[int] = set()  # those of enough words
         self._less: set[int] = set()
-        self._hashes: dict[str, int] = {}
+        self._hashes = _Hashes()
 
     def add(self, text: str) -> bool:
         """True when nothing near-identical was added before; only then is `text` remembered."""
-        hashes = self._hashes
-        words = {hashes[word] if word in hashes else self._hash(word) for word in _WORD.findall(text.lower())}
+        words = set(map(self._hashes.__getitem__, _WORD.findall(text.lower())))
         words.discard(0)
         whole = sum(words)
         if whole in self._whole:
             return False
         if len(words) >= _ENOUGH_WORDS:
             less = {whole - word for word in words}
-            if whole in self._less or not self._less.isdisjoint(less) or not self._whole.isdisjoint(less):
+            if whole in self._less or not self._less.isdisjoint(less) or not self._long.isdisjoint(less):
                 return False
             self._less |= less
+            self._long.add(whole)
         self._whole.add(whole)
         return True
-
-    def _hash(self, word: str) -> int:
-        stem = word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
-        number = 0 if word in _STOP else int.from_bytes(hashlib.blake2b(stem.encode(), digest_size=7).digest(), "big") | 1
-        self._hashes[word] = number
-        return number
-
-
-class _People(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    given_names: frozenset[str]
-    long_dead: list[str]
-    not_surnames: frozenset[str]
-    refused: list[str]
-
-
-_CAPITALISED = re.compile(r"\b([^\W\d_a-z][\w'\u2019-]*)")
-_INTRODUCED = re.compile(
-    r"\b(?:[Bb]y|[Ss]tyle of|President|Prime Minister|Chancellor|Senator|Pope|King|Queen|Prince|Princess|Sir|Dame)"
-    r"\s+([^\W\d_a-z][^\W\d_]+)"
-)
-_NAME = re.compile(r"\s+((?:(?:van|von|der|den|de|da|di|del|la|le|bin|al|ben)\s+)*[^\W\d_a-z][^\W\d_]+)")
-
-
-def people_rule() -> Callable[[str], str | None]:
-    """A function that returns the personal name in a text that makes it refused, or None. See the module's docstring."""
-    path = cards.files("manifests")["people"]
-    raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    try:
-        people = _People.model_validate(raw)
-    except ValidationError as error:
-        raise cards.faulty(path, toml.describe(error, _People, raw)) from None
-    given = people.given_names
-    dead = [re.compile(rf"\b{re.escape(name)}\b") for name in people.long_dead]
-    refused = [re.compile(rf"\b{re.escape(name)}\b", re.IGNORECASE) for name in people.refused]
-
-    def named(text: str) -> str | None:
-        for pattern in refused:
-            if match := pattern.search(text):
-                return match[0]
-        if text[:1].islower() and text.islower():
-            return None
-        if given.isdisjoint(_CAPITALISED.findall(text)) and not _INTRODUCED.search(text):
-            return None
-        for pattern in dead:
-            text = pattern.sub("", text)
-        found = [(m, _NAME.match(text, m.end())) for m in _CAPITALISED.finditer(text) if m[0] in given]
-        found += [(m, _NAME.match(text, m.end())) for m in _INTRODUCED.finditer(text)]
-        for match, after in found:
-            if after and after[1] not in people.not_surnames:
-                return match[1] + text[match.end() : after.end()]
-        return None
-
-    return named
 
 
 @dataclass(frozen=True, slots=True)

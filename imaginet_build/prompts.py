@@ -1,9 +1,10 @@
 """What to ask generators for: prompt sets expanded by seed alone, prompt lists, and the rules both must keep.
 
 A set, `prompts/<name>.toml`, has templates whose `{slots}` are filled from word lists; words may hold slots themselves. Slots
-named in `balanced` are not drawn but dealt: every combination of their words comes equally often.
+named in `balanced` are not drawn but dealt: every combination of their words comes equally often. Those named in `even` are
+dealt each for itself: every one of their words comes equally often.
 
-`prompt_rules` says which prompts are near-identical and which name a person; neither kind is drawn.
+`prompt_rules` says which prompts are near-identical and `people` which name a person; neither kind is drawn.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imaginet_build import cards, toml
 from imaginet_build.errors import UsageError, suggest
-from imaginet_build.prompt_rules import Twins, people_rule, screen
+from imaginet_build.people import people_rule
+from imaginet_build.prompt_rules import Twins, screen
 from imaginet_build.records import Prompt, make_id, random_of
 
 SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("id", "text", "negative", "category")])
@@ -35,6 +37,7 @@ SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("id
 _BLOCK = 1024  # prompts whose random numbers are drawn together; part of what a seed means
 _ATTEMPTS = 64
 _SLOT = re.compile(r"\{(\w+)\}")
+_GLUED = re.compile(r"\w\{|\}[\w{]")
 
 
 def make(text: str, negative: str, category: str) -> Prompt:
@@ -60,6 +63,12 @@ class PromptSet(BaseModel):
     words: dict[str, Annotated[list[str], Field(min_length=1)]]
     negative: dict[str, str] = Field(default_factory=dict)
     balanced: list[str] = Field(default_factory=list)
+    even: list[str] = Field(default_factory=list)
+
+    @property
+    def dealt(self) -> list[str]:
+        """The slots whose words come equally often."""
+        return [*self.balanced, *self.even]
 
 
 def load(source: str | Path) -> PromptSet:
@@ -78,12 +87,21 @@ def load(source: str | Path) -> PromptSet:
             *((f"template.{i}", one.text) for i, one in enumerate(found.template)),
             *((f"words.{name}", word) for name, words in found.words.items() for word in words),
             *(("balanced", f"{{{name}}}") for name in found.balanced),
+            *(("even", f"{{{name}}}") for name in found.even),
         ]
         for slot in _SLOT.findall(text)
         if slot not in found.words
     ]
     if not faults:
         faults = [f"words.{name}: leads back to itself" for name in found.words if _reaches(found.words, name, name, set())]
+    if not faults:
+        faults += [f"{name}: dealt twice" for name, count in Counter(found.dealt).items() if count > 1]
+        faults += [
+            f"template.{i}: has no {{{name}}}, whose words are to come equally often"
+            for i, one in enumerate(found.template)
+            for name in found.dealt
+            if f"{{{name}}}" not in one.text
+        ]
     if faults:
         raise cards.faulty(path, list(dict.fromkeys(faults)))
     return found
@@ -117,6 +135,10 @@ def expand(source: str | Path, n: int, seed: int, family: str | None = None) -> 
     negative = found.negative.get(family or "default", found.negative.get("default", ""))
     draw = _Drawing(found)
     seen, people = Twins(), people_rule()
+    # Of most sets no word is part of a listed name; then nothing that they make up can hold one.
+    fragments = [*itertools.chain(*found.words.values()), *(one.text for one in found.template)]
+    apart = not any(_GLUED.search(fragment) for fragment in fragments)
+    named = people.capitalised if apart and people.clears(_SLOT.sub(" ", fragment) for fragment in fragments) else people
     prompts: list[Prompt] = []
     for i in range(n):
         if i % _BLOCK == 0:
@@ -127,7 +149,7 @@ def expand(source: str | Path, n: int, seed: int, family: str | None = None) -> 
                 random_of(f"{name}/{i}/{attempt}", "prompts").random(draw.width).tolist() if attempt else block[i % _BLOCK]
             )
             text = draw.text(numbers, dealt)
-            if not people(text) and seen.add(text):
+            if not named(text) and seen.add(text):
                 prompts.append(make(text, negative, found.category))
                 break
         else:
@@ -143,22 +165,26 @@ class _Drawing:
         self.templates = [_SLOT.split(one.text) for one in found.template]
         weights = np.array([one.weight for one in found.template], dtype=np.float64)
         self.shares = (np.cumsum(weights) / weights.sum()).tolist()[:-1]
-        self.balanced = found.balanced
-        self.hands = list(itertools.product(*(range(len(found.words[name])) for name in found.balanced)))
+        # What is dealt at once, and every hand of it.
+        self.deals = [found.balanced] if found.balanced else []
+        self.deals += [[name] for name in found.even]
+        self.hands = [list(itertools.product(*(range(len(found.words[name])) for name in names))) for names in self.deals]
         self.width = 1 + max(map(self._numbers, self.templates))
-        self._order: tuple[int, list[int]] | None = None
+        self.orders: list[tuple[int, list[dict[str, int]]]] = [(-1, [])] * len(self.deals)
 
     def _numbers(self, parts: Sequence[str]) -> int:
         return sum(1 + max(map(self._numbers, self.words[slot])) for slot in parts[1::2])
 
     def deal(self, name: str, i: int) -> dict[str, int]:
-        """The balanced slots' words for prompt `i`: all combinations once, shuffled, then all again."""
-        if not self.balanced:
-            return {}
-        turn = i // len(self.hands)
-        if self._order is None or self._order[0] != turn:
-            self._order = (turn, random_of(f"{name}/{turn}", "prompts-balanced").permutation(len(self.hands)).tolist())
-        return dict(zip(self.balanced, self.hands[self._order[1][i % len(self.hands)]], strict=True))
+        """The dealt slots' words for prompt `i`: all hands once, shuffled, then all again."""
+        dealt: dict[str, int] = {}
+        for number, (slots, hands) in enumerate(zip(self.deals, self.hands, strict=True)):
+            turn, place = divmod(i, len(hands))
+            if self.orders[number][0] != turn:
+                shuffled = random_of(f"{name}/{'+'.join(slots)}/{turn}", "prompts-dealt").permutation(len(hands)).tolist()
+                self.orders[number] = (turn, [dict(zip(slots, hands[hand], strict=True)) for hand in shuffled])
+            dealt |= self.orders[number][1][place]
+        return dealt
 
     def text(self, numbers: Sequence[float], dealt: Mapping[str, int]) -> str:
         """One prompt from random numbers in [0, 1); each slot takes the next, dealt slots take none."""
@@ -196,11 +222,18 @@ _COLUMNS = {
 }
 
 
+def is_list(source: str | Path) -> bool:
+    """Whether `source` names a list of prompts and not a set of templates."""
+    return str(source) not in cards.files("prompts") and Path(source).suffix != ".toml"
+
+
 def read(path: str | Path, category: str | None = None) -> list[Prompt]:
-    """Every prompt of a JSONL, CSV, Parquet or plain text list (one a line), as it stands: `screen` applies the rules.
+    """Every prompt of a JSONL, CSV, Parquet or plain text list (one a line), or the captions of real images, as they stand:
+    `screen` applies the rules.
 
     Columns: text (or prompt, caption), negative (or negative_prompt), category (or content_type); `category` where a row has
-    none. Raises `UsageError` for what cannot be read and for a list without a category.
+    none. Captions: a JSON file as COCO has it, of which the first caption of each image is taken, or any of these lists. Raises
+    `UsageError` for what cannot be read and for a list without a category.
     """
     path = Path(path)
     try:
@@ -211,6 +244,8 @@ def read(path: str | Path, category: str | None = None) -> list[Prompt]:
     for number, row in enumerate(rows, start=1):
         value = {key: next((str(row[c]) for c in names if row.get(c) is not None), None) for key, names in _COLUMNS.items()}
         if value["text"] is None:
+            if any(name in row for name in _COLUMNS["text"]):
+                raise UsageError(f"{path}: row {number} holds no text")
             columns = ", ".join(map(str, row))
             raise UsageError(f"{path}: row {number} has no column text, prompt or caption; it has {columns or 'none'}")
         where = value["category"] or category
@@ -235,11 +270,24 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         rows = [json.loads(line) for line in _lines(path)]
         if not all(isinstance(row, dict) for row in rows):
             raise ValueError("each line must be one JSON object")
+    elif kind == ".json":
+        rows = _captions(json.loads(path.read_text(encoding="utf-8-sig")))
     elif kind == ".txt":
         rows = [{"text": line} for line in _lines(path)]
     else:
-        raise ValueError(f"'{kind}' is none of .jsonl, .csv, .parquet, .txt")
+        raise ValueError(f"'{kind}' is none of .jsonl, .csv, .parquet, .txt, .json (captions)")
     return rows
+
+
+def _captions(document: object) -> list[dict[str, Any]]:
+    """The first caption of each image, in the order of the file (COCO's `annotations`)."""
+    found = document.get("annotations") if isinstance(document, dict) else None
+    if not isinstance(found, list) or not all(isinstance(one, dict) and "caption" in one for one in found):
+        raise ValueError("it is no file of captions: there is no list 'annotations' whose entries have a 'caption'")
+    first: dict[object, dict[str, Any]] = {}
+    for number, one in enumerate(found):
+        first.setdefault(str(one.get("image_id", f"entry {number}")), {"caption": one["caption"]})
+    return list(first.values())
 
 
 def _lines(path: Path) -> list[str]:
@@ -265,6 +313,17 @@ def write(prompts: Sequence[Prompt], path: str | Path) -> Path:
     return path
 
 
+def _any_of(words: Mapping[str, Sequence[str]], slot: str, named: bool = False) -> str:
+    """A pattern of a slot's words, the longest first, in groups `w<place in the list>` where they are to be told apart."""
+    patterns = []
+    for number, word in sorted(enumerate(words[slot]), key=lambda one: -len(one[1])):
+        parts = _SLOT.split(word)
+        parts[::2] = map(re.escape, parts[::2])
+        parts[1::2] = [f"(?:{_any_of(words, name)})" for name in parts[1::2]]
+        patterns.append(f"(?P<w{number}>{''.join(parts)})" if named else "".join(parts))
+    return "|".join(patterns)
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """What a list of prompts holds. `balance` counts the dealt words of the set it came from: slot -> word -> prompts."""
@@ -286,11 +345,10 @@ def summary(prompts: Sequence[Prompt], source: str | Path | None = None, show: i
     balance: dict[str, dict[str, int]] = {}
     if source is not None:
         found = load(source)
-        for slot in found.balanced:
-            longest = sorted(found.words[slot], key=len, reverse=True)
-            pattern = re.compile(r"(?<!\w)(" + "|".join(map(re.escape, longest)) + r")(?!\w)")
-            counts = Counter(match[1] for prompt in prompts if (match := pattern.search(prompt.text)))
-            balance[slot] = {word: counts[word] for word in found.words[slot]}
+        for slot in found.dealt:
+            whole = re.compile(rf"(?<!\w)(?:{_any_of(found.words, slot, named=True)})(?!\w)")
+            seen = Counter(match.lastgroup for prompt in prompts if (match := whole.search(prompt.text)))
+            balance[slot] = {word: seen[f"w{number}"] for number, word in enumerate(found.words[slot])}
     return Summary(
         count=len(prompts),
         categories=dict(sorted(Counter(prompt.category for prompt in prompts).items())),

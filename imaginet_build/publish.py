@@ -7,24 +7,24 @@ that is finished is kept, and the folder takes its place as a whole.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import logging
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import features
 
 from imaginet_build.balancing import planfile
 from imaginet_build.errors import BuildError, UsageError
-from imaginet_build.records import FACT_SCHEMA, PLAN_SCHEMA, REJECT_SCHEMA, SPLITS, table_of
+from imaginet_build.records import PLAN_SCHEMA
 from imaginet_build.releases import (
     cardlint,
     carrying,
@@ -32,13 +32,18 @@ from imaginet_build.releases import (
     datasetcard,
     living,
     metadatatable,
+    rejections,
     release,
     releasefolder,
+    releaserows,
     releasewriter,
     rights,
+    rightstable,
     robustness,
     tiers,
 )
+from imaginet_build.releases.joining import Joined
+from imaginet_build.releases.rowfile import RowFile
 from imaginet_build.releases.shardpixels import ShardPixels
 from imaginet_build.store import Store
 
@@ -51,12 +56,33 @@ STACK = ("imaginet-build", "license-expression", "numpy", "pillow", "pyarrow", "
 CODECS = ("libjpeg_turbo", "webp", "zlib_ng", "zlib")
 """The libraries that can change a byte of a release, and those in them that encode."""
 
-_FACTS = (
-    *("family", "generator", "source", "source_key", "licence", "prompt", "seed", "pair_id"),
-    *("sha256", "nbytes", "codec", "width", "height", "phash"),
-)
-_VIEW = ("left", "top", "width", "height", "codec", "quality", "subsampling", "first_quality", "first_subsampling")
+BYTES_PER_FILE = 1_000_000_000
+"""About how many bytes, as born, a shard holds at most."""
+
 Hashes = dict[str, dict[str, object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a release says of itself that cannot be counted. `about`: the publisher's words. `audit`: the audit's document
+    (`gate`, `probes`, and how it was made: `settings`), empty where there is none yet. `recipe_digest`: of the recipe behind
+    it. `provenance`: texts by their place in the folder `provenance`."""
+
+    about: datasetcard.About = datasetcard.About()  # noqa: RUF009 - frozen
+    audit: Mapping[str, Any] = field(default_factory=dict)
+    recipe_digest: str = ""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def gate(self) -> dict[str, Any] | None:
+        """The audit's verdict."""
+        gate = self.audit.get("gate")
+        return dict(gate) if gate else None
+
+    @property
+    def probes(self) -> Sequence[Mapping[str, Any]]:
+        """What it looked at."""
+        return self.audit.get("probes") or ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,32 +131,22 @@ def publish(
     *,
     views: Sequence[str] = release.VIEWS,
     rows_per_file: int = 2000,
-    bytes_per_file: int = 1_000_000_000,
-    recipe_digest: str = "",
-    about: datasetcard.About = datasetcard.About(),  # noqa: B008 - frozen
-    gate: Mapping[str, Any] | None = None,
-    probes: Sequence[Mapping[str, Any]] = (),
-    audited: Mapping[str, Any] | None = None,
+    told: Told = Told(),
     perturbed: robustness.Wanted = robustness.Wanted(),  # noqa: B008 - frozen
     cleared: rights.Clearance | None = None,
-    complete: str = "",
     previous: living.Previous | None = None,
     version: str | None = None,
-    provenance: Mapping[str, str] | None = None,
     beside: Path | None = None,
     map: releasewriter.OrderedMap = map,
     progress: releasewriter.Progress | None = None,
 ) -> Published:
     """Write the release of `store`'s plan to the folder `out`, whole or not at all.
 
-    `views`: which of `equalized` and `native`; the first is the card's default. `rows_per_file`, `bytes_per_file`: the size of
-    a shard (bytes as born). `gate`, `probes`: the audit's answer for the card, where there is one yet; publishing again with
-    it rewrites the card and leaves the data as it is. `audited`: how it was made (permutations, pixels). `perturbed`: what
-    the config `robustness` holds.
-    `cleared`: each row's terms, whose pixels stay here, and the lists of what was taken down and put right; `complete`: the
-    digest of the release that holds all pixels, where this one does not. `previous`: the version to grow from, whose data files
-    are taken over; `version`: this one's number. `provenance`: texts by their place in the folder `provenance`. `beside`: a
-    release whose data is taken if it was made from the same inputs.
+    `views`: which of `equalized` and `native`; the first is the card's default. `rows_per_file`: the most rows of a shard.
+    `told`: what is said of it; publishing again with other words rewrites the card and leaves the data as it is. `perturbed`:
+    what the config `robustness` holds. `cleared`: each row's terms, whose pixels stay here, and the lists of what was taken
+    down and put right. `previous`: the version to grow from, whose data files are taken over; `version`: this one's number.
+    `beside`: the same release elsewhere, with all its pixels, whose data is taken if it was made from the same inputs.
 
     Raises `UsageError` for a wrong setting or an `out` that holds something else, `BuildError` listing every image that
     cannot be read or rendered; a kept image that stands among the store's rejects of stage `publish` is left out and listed.
@@ -140,74 +156,72 @@ def publish(
     releasefolder.check(out, alone=previous is None)
     robustness.check(perturbed, views)
     cleared = cleared or rights.Clearance()
-    rejects, kept = rights.hushed(_rejects(store), cleared), rights.applied(_kept(store), cleared)
     older = carrying.Older(store.plan() if previous else PLAN_SCHEMA.empty_table(), previous, cleared.notices.errata)
-    kept = older.added(kept)
-    number = older.number(kept.num_rows, version)
-    names = release.Names.of_rows(kept, previous.names if previous else None)
-    parts, kept = tiers.arranged(kept, previous)
-    settings = [list(views), rows_per_file, bytes_per_file, *names.lists(), perturbed.settings(), *older.inputs(number)]
-    inputs = _digest_of(settings, kept)
+    older.check()
+    added, rejects = _rows(store, out.parent, cleared, older)
+    number = older.number(added.num_rows, version)
+    names = release.Names.of(*added.names, before=previous.names if previous else None)
+    settings = [list(views), rows_per_file, BYTES_PER_FILE, *names.lists(), perturbed.settings(), *older.inputs(number)]
+    inputs = added.digest(settings)
 
     partial = out.with_name(out.name + ".partial")
+    complete = _digest_of(beside) if beside and beside != out else ""
     there = releasefolder.intact(out, inputs)
     old, place = (there, out) if there or beside is None else (releasefolder.intact(beside, inputs), beside)
     number = str(old.get("version") or number) if old and not (previous or version) else number
     versions = old["versions"] if old else _versions()
     releasefolder.prepare(partial, json.dumps([inputs, versions], sort_keys=True))
-    shards = _shards(kept, rows_per_file, bytes_per_file, number if previous else "")
+    shards = release.layout(added.runs, rows_per_file, BYTES_PER_FILE, number if previous else "")
     seen: Mapping[str, ShardPixels] = {}
     if old:
         releasefolder.adopt(place, partial)
         known = {p: f for p, f in old["files"].items() if p.startswith("data/")}
     else:
         known = older.carry(partial)
-        fresh, seen = _written(store, partial, kept, names, views, shards, map=map, progress=progress)
+        fresh, seen = _written(store, partial, added, names, views, shards, map=map, progress=progress)
         known |= fresh
         if not (previous and release.shards(previous.folder, robustness.CONFIG)):
             # What an earlier version is tested with stays as it is.
-            whole = store.root / "release" if complete else None
+            whole = beside if complete else None
             known |= robustness.write(partial, perturbed, rows_per_file=rows_per_file, whole=whole, map=map, progress=progress)
     releasefolder.clear(partial)
 
-    # From here on only the folder speaks, and this table is the largest thing in memory.
-    terms, ids = older.said(rights.said(kept, cleared, complete), cleared), kept["id"].combine_chunks()
-    del kept
-
+    rightstable.write(partial, views[0], cleared.claims, previous.folder if previous else None)
+    terms = rights.said(rightstable.counted(partial, views[0]), cleared, complete)
     pq.write_table(rejects, partial / "rejects.parquet")
     metadatatable.write(partial, views[0])
     data = release.inventory(partial, known)
-    named = tiers.files(parts, views, shards, data, previous.manifest.get("tiers", {}) if previous else {})
+    named = tiers.files(added.tiers, views, shards, data, previous.manifest.get("tiers", {}) if previous else {})
     news = changelog.news(number, partial, names, data, previous, len(older.right))
-    living.write_plan(partial, _decisions(store, ids), planfile.made_from(store.plan_path) or {}, previous)
+    living.write_plan(partial, _decisions(store, added.published), planfile.made_from(store.plan_path) or {}, previous)
     _write(
         partial,
-        {f"provenance/{name}": text for name, text in (provenance or {}).items()}
+        {f"provenance/{name}": text for name, text in told.provenance.items()}
         | {changelog.FILE: news.text}
         | cleared.notices.files(),
     )
     facts = datasetcard.measure(partial, views, rejects, release.digest(data), tiers=named, seen=seen)
     data = release.inventory(partial, data)
-    _write(partial, datasetcard.files(facts, about, gate, probes, inventory=data, version=number, rights=terms))
+    _write(partial, datasetcard.files(facts, told.about, told.gate, told.probes, inventory=data, version=number, rights=terms))
     files = release.inventory(partial, data)
     manifest = {
         "format": 1,
-        "title": about.title,
+        "title": told.about.title,
         "version": number,
         "previous": news.previous,
         "tiers": named,
         "digest": release.digest(files),
-        "recipe_digest": recipe_digest,
+        "recipe_digest": told.recipe_digest,
         "inputs": inputs,
         "rows": news.rows,
         "views": facts.views,
         "likeness": facts.likeness,
         "order": list(views),
-        "about": about.to_json(),
-        "gate": dict(gate) if gate else None,
+        "about": told.about.to_json(),
+        "gate": told.gate,
         **terms,
-        "probes": datasetcard.shown(probes),
-        "audit": dict(audited) if audited else None,
+        "probes": datasetcard.shown(told.probes),
+        "audit": told.audit.get("settings"),
         "robustness": perturbed.settings() or None,
         "versions": versions,
         "files": files,
@@ -222,60 +236,37 @@ def publish(
     )  # fmt: skip
 
 
+def _digest_of(folder: Path) -> str:
+    """Of the release there, '' where there is none."""
+    return str(release.read_manifest(folder)["digest"]) if (folder / release.MANIFEST).is_file() else ""
+
+
 def _check(views: Sequence[str]) -> None:
     unknown = [v for v in views if v not in release.VIEWS]
     if unknown or not views or len(set(views)) != len(views):
         raise UsageError(f"views = {list(views)}: choose from {', '.join(release.VIEWS)}, each once")
 
 
-def _kept(store: Store) -> pa.Table:
-    """Plan and facts of every image to be published, sorted by split and id. Columns of the view begin with `view_`."""
-    plan = store.plan().select(["id", "category", "origin", "split", "group", "keep", *_VIEW])
-    plan = plan.filter(plan["keep"]).sort_by([("split", "ascending"), ("id", "ascending")])
-    refused = store.rejects().filter(pc.field("stage") == "publish")["id"]
-    plan = plan.filter(pc.invert(pc.is_in(plan["id"], value_set=refused.combine_chunks())))
-    if plan.num_rows == 0:
-        raise BuildError("the plan keeps no image, so there is nothing to publish: see why with build-imaginet balance")
-    lost = plan.filter(pc.invert(pc.is_in(plan["split"], value_set=pa.array(SPLITS))))["id"].to_pylist()
-    if lost:
-        raise BuildError(
-            f"the plan keeps {len(lost)} images without a split, such as {min(lost)}: run build-imaginet balance again"
-        )
-    torn = _repeated(plan.group_by(["group", "split"]).aggregate([])["group"]).to_pylist()
-    if torn:
-        raise BuildError(
-            f"{len(torn)} groups stand in more than one split, such as {min(torn)}: run build-imaginet balance again"
-        )
+def _rows(
+    store: Store, scratch: Path, cleared: rights.Clearance, older: carrying.Older
+) -> tuple[releaserows.ReleaseRows, pa.Table]:
+    """What is new in this version, and what is not in it. `scratch`: a folder for the former, in files without a name."""
+    joined = Joined(store, RowFile(scratch))
+    added = releaserows.arranged(joined, RowFile(scratch), cleared, older)
+    rejects = rights.hushed(rejections.rejected(store, joined), cleared)
     _trim()
-    table = plan.select(["id", "category", "origin", "split", "group"])
-    synthetic = pc.equal(plan["origin"], "synthetic")
-    # Half of the facts at a time: reading takes several times the memory of what is read.
-    for name, column in (pair for some in (_FACTS[:8], _FACTS[8:]) for pair in _facts(store, some, plan["id"])):
-        if name in {"family", "generator"}:
-            # A folder may not say what drew its images; a real image has no generator whatever its card says.
-            nothing = pa.scalar(None, pa.string())
-            table = table.append_column(name, pc.if_else(synthetic, pc.fill_null(column, "unknown"), nothing))
-        else:
-            table = table.append_column(name, _shared(column) if name == "pair_id" else column)
-    for name in _VIEW:
-        table = table.append_column(f"view_{name}", plan[name])
-    return table.combine_chunks()
+    return added, rejects
 
 
 def _size(files: Mapping[str, Mapping[str, object]]) -> int:
     return sum(int(str(file["nbytes"])) for file in files.values())
 
 
-def _shards(kept: pa.Table, rows_per_file: int, bytes_per_file: int, version: str) -> list[release.Shard]:
-    splits, nbytes, tier = (kept[column].to_pylist() for column in ("split", "nbytes", "tier"))
-    return release.layout(splits, nbytes, rows_per_file, bytes_per_file, tier, version)
-
-
 def _written(store: Store, partial: Path, *told: Any, **how: Any) -> tuple[Hashes, Mapping[str, ShardPixels]]:
     """The shards of the new rows by path: their hashes, and what their images tell.
 
     Raises `BuildError` naming every image that cannot be published."""
-    written = releasewriter.write(store, partial, *told, **how)
+    written = releasewriter.write(partial, *told, **how)
     if written.faults:
         raise BuildError(_say(written.faults, store))
     return written.files, written.pixels
@@ -287,69 +278,18 @@ def _write(folder: Path, texts: Mapping[str, str]) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def _decisions(store: Store, ids: pa.Array) -> pa.Table:
-    """The plan's rows of what is published now."""
-    _trim()
-    plan = store.plan()
-    plan = plan.filter(pc.is_in(plan["id"], value_set=ids))
-    _trim()
-    return plan
-
-
-def _facts(store: Store, names: Sequence[str], ids: pa.ChunkedArray) -> list[tuple[str, pa.ChunkedArray]]:
-    """Columns of facts by name, in the order of `ids`."""
-    facts = store.facts(names)
-    place = pc.index_in(ids, value_set=facts["id"].combine_chunks())
-    if place.null_count:
-        first = min(ids.filter(place.is_null()).to_pylist())
-        raise BuildError(
-            f"the plan keeps {place.null_count} images that no part holds, such as {first}: run build-imaginet balance again"
-        )
-    columns = [(name, facts[name].take(place)) for name in names]
-    del facts
-    _trim()
-    return columns
-
-
-def _shared(pairs: pa.ChunkedArray) -> pa.ChunkedArray:
-    """`pair_id` only where another kept image shares it: a photograph without its fake is no pair."""
-    whole = pc.is_in(pairs, value_set=_repeated(pairs), skip_nulls=True)
-    return pc.if_else(whole, pairs, pa.scalar(None, pa.string()))
-
-
-def _repeated(names: pa.ChunkedArray) -> pa.Array:
-    """The names that stand there more than once."""
-    counts = pc.value_counts(names)
-    return counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+def _decisions(store: Store, published: NDArray[np.bool_]) -> Iterator[pa.Table]:
+    """The plan's rows of what is published now. `published`: by place in the plan."""
+    start = 0
+    for batch in store.plan_batches(PLAN_SCHEMA.names):
+        yield pa.Table.from_batches([batch.filter(pa.array(published[start : start + batch.num_rows]))])
+        start += batch.num_rows
 
 
 def _trim() -> None:
     """Give back to the system what Arrow and the C library keep of freed memory: what comes next needs other pieces of it."""
     for pool in (pa.default_memory_pool(), pa.system_memory_pool()):
         pool.release_unused()
-
-
-def _rejects(store: Store) -> pa.Table:
-    """What is not in the release and why (`REJECT_SCHEMA`): the refusals of every stage, and what the plan leaves out."""
-    plan = store.plan()
-    plan = plan.filter(pc.invert(plan["keep"]))
-    facts = store.facts(["source_key"]) if plan.num_rows else FACT_SCHEMA.empty_table()
-    facts = facts.filter(pc.is_in(facts["id"], value_set=plan["id"].combine_chunks()))
-    keys = dict(zip(facts["id"].to_pylist(), facts["source_key"].to_pylist(), strict=True))
-    rows = store.rejects().to_pylist()
-    for row in plan.select(["id", "origin", "category", "generator_or_source", "reason", "detail"]).to_pylist():
-        said = {"stage": "balance", "reason": row["reason"] or "not-kept", "detail": row["detail"] or ""}
-        rows.append(row | said | {"source_key": keys.get(row["id"])})
-    _trim()
-    return table_of(sorted(rows, key=lambda r: (r["stage"], r["id"], r["reason"])), REJECT_SCHEMA)
-
-
-def _digest_of(settings: object, kept: pa.Table) -> str:
-    state = hashlib.sha256(json.dumps(settings).encode())
-    for batch in kept.to_batches(max_chunksize=10_000):
-        state.update(json.dumps(batch.to_pylist(), sort_keys=True).encode())
-    _trim()
-    return state.hexdigest()
 
 
 def _versions() -> dict[str, str]:

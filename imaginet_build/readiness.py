@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import itertools
 import logging
 import os
 import re
@@ -83,7 +84,8 @@ def missing(card: Card, options: Mapping[str, Any] | None = None) -> list[str]:
     ]
     if card.kind == "sources":
         return found + _source_missing(card, {**card.options, **(options or {})})
-    references = [card.model, *_texts(card.options.get("models")), *_texts(card.options.get("lora"))]
+    further = (_texts(card.options.get(key)) for key in ("models", "lora", "captioner"))
+    references = dict.fromkeys([card.model, *itertools.chain.from_iterable(further)])
     found += [why for reference in references if reference and (why := _weights_missing(card, reference))]
     return found
 
@@ -161,8 +163,15 @@ def _weights_missing(card: Card, reference: str) -> str | None:
     if reference.startswith("bundled:"):
         return None if cards.bundled(reference).exists() else f"the model {reference} is not in this copy of the package"
     if not is_hub_id(reference):
-        served = card.about.environment and "/" not in reference  # a model behind an API has no weights here
-        return None if served or Path(reference).exists() else f"there is nothing at {reference}"
+        # A model behind an API has no weights here.
+        served = (card.about.environment or card.needs == "api") and "/" not in reference
+        if served or Path(reference).exists():
+            return None
+        upstream = card.options.get("upstream")
+        make = (
+            f": get {upstream}, then build-imaginet convert FILE --sha256 DIGEST --trust --out {reference}" if upstream else ""
+        )
+        return f"there is nothing at {reference}{make}"
     snapshots = _cache(reference) / "snapshots"
     if snapshots.is_dir() and any(folder.is_dir() and any(folder.iterdir()) for folder in snapshots.iterdir()):
         return None
@@ -226,9 +235,10 @@ def _ask(card: Card, reference: str, kind: str) -> str:
     except Exception as error:  # whatever its transport raises; the hub's own errors share no base with it
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         what, option = ("data set", "--repo-type dataset ") if kind == "datasets" else ("weights of", "")
+        gate = f"accept its licence at https://huggingface.co/{reference}, set HF_TOKEN, then " if card.about.gated else ""
         raise UsageError(
             f"{card.name}: the {what} {reference} {'is' if option else 'are'} not on this machine and the hub cannot be asked "
-            f"({first}); on a machine with a network: hf download {option}{reference}"
+            f"({first}); on a machine with a network: {gate}hf download {option}{reference}"
         ) from None
     if not info.sha:
         raise UsageError(f"{card.name}: the hub names no commit for {reference}; write one into {card.path.name}")

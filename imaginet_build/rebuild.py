@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from imaginet_build import images
 from imaginet_build.errors import BadImage, BuildError, UsageError
 from imaginet_build.records import view_of
-from imaginet_build.releases import cardlint, metadatatable, release, releasefolder, reperturb, restoring
+from imaginet_build.releases import cardlint, metadatatable, release, releasefolder, reperturb, restoring, rightstable
 from imaginet_build.releases.carrying import link
 from imaginet_build.releases.releasewriter import OrderedMap
 from imaginet_build.releases.restoring import Missing, Places, Shelf
@@ -284,7 +284,8 @@ def _rest(folder: Path, partial: Path) -> None:
 def _finish(partial: Path, out: Path, manifest: Mapping[str, Any], known: Mapping[str, Mapping[str, object]]) -> None:
     """The texts that follow from the data, the manifest, and the folder in its place."""
     told = {key: value for key, value in manifest.items() if key not in ("complete", "files")}
-    told |= {"withheld": 0, "rebuilt_from": manifest["digest"], "must_not_travel": manifest["withheld"]}
+    bound = rightstable.counted(partial, str(manifest["order"][0]))["must_not_travel"]
+    told |= {"withheld": 0, "rebuilt_from": manifest["digest"], "must_not_travel": bound}
     if (partial / metadatatable.FOLDER).is_dir():
         metadatatable.write(partial, str(manifest["order"][0]))
     data = release.inventory(partial, {place: facts for place, facts in known.items() if (partial / place).is_file()})

@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 
 from imaginet_build import toml
 from imaginet_build.errors import UsageError, suggest
+from imaginet_build.paying import manner
 from imaginet_build.releases.publish_settings import Publish
 from imaginet_build.rules import Guard, MatchField, Screening, Strata, check_quota
 
@@ -286,8 +287,8 @@ def digest(recipe: Recipe) -> str:
 
 
 def difference(a: Recipe, b: Recipe) -> list[str]:
-    """What `b` asks for that `a` does not, one line a key: `balance.per_cell: 100 -> 200`. `[engine]` is not compared."""
-    old, new = ({k: v for k, v in _leaves(r.written()) if not k.startswith("engine.")} for r in (a, b))
+    """What `b` asks for that `a` does not, one line a key: `balance.per_cell: 100 -> 200`; speed and money aside."""
+    old, new = ({k: v for k, v in _leaves(r.written()) if not manner.how(k)} for r in (a, b))
     keys = list(dict.fromkeys([*old, *new]))
     return [f"{k}: {_shown(old, k)} -> {_shown(new, k)}" for k in keys if _shown(old, k) != _shown(new, k)]
 
@@ -377,13 +378,11 @@ def _fill(document: Raw, faults: list[str]) -> Raw:
 
 def _without_places(document: Raw) -> Raw:
     copy: Raw = json.loads(json.dumps(document))
-    copy.pop("engine", None)
     copy.get("balance", {}).pop("memory_mb", None)
     for section in ("balance", "audit"):
         if sketches := copy.get(section, {}).get("sketches"):
             copy[section]["sketches"] = [Path(sketch).name for sketch in sketches]
-    for item in [*copy.get("collect", []), *copy.get("generate", [])]:
-        item.get("options", {}).pop("root", None)
+    manner.drop(copy)
     return copy
 
 

@@ -22,6 +22,7 @@ from imaginet_build.store import write_text
 
 NAME = "report.html"
 _PLOT = 300
+_SWEEP = 120
 
 _SCRIPT = """
 const picks = [...document.querySelectorAll("select[data-filter]")];
@@ -75,8 +76,12 @@ def page(content: Content) -> str:
         breakdowns=_breakdowns(content.results),
         controls=_flat((content.results or {}).get("controls") or {}),
         origin=_reasoned(((content.results or {}).get("tracks") or {}).get("origin") or {}),
-        generator=_flat(((content.results or {}).get("tracks") or {}).get("generator") or {}),
+        generator=_flat(_named(((content.results or {}).get("tracks") or {}).get("generator") or {})),
+        confusions=_confusions(((content.results or {}).get("tracks") or {}).get("generator") or {}),
+        headline=(content.results or {}).get("headline") or {},
         plot=_PLOT,
+        sweeps=sweeps(content.results),
+        sweep_height=_SWEEP,
     )
 
 
@@ -153,16 +158,25 @@ def _heat(probe: Mapping[str, Any]) -> int:
     return max(0, min(10, round(10 * (float(probe["balanced_accuracy"]) - chance) / (1 - chance))))
 
 
+_ASIDE = ("reasons", "intervals", "oracle", "reason")
+"""What a table of figures leaves out; the JSON has it."""
+
+
 def _breakdowns(results: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """`by_generator`, `by_content_type` and the conditions of `robustness` as tables: name, columns, rows."""
     held, found = results or {}, []
     for part, key, title in (
         (held, "by_generator", "By generator"),
+        (held, "by_family", "By family"),
         (held, "by_content_type", "By content type"),
+        (held, "by_source", "By source of real images"),
+        (held, "by_size", "By shorter side"),
+        (held.get("by_release") or {}, "windows", "By the year a generator was released"),
+        (held.get("leave_one_out") or {}, "generators", "Leave one generator out"),
         (held.get("robustness") or {}, "conditions", "Robustness: under each condition, threshold frozen"),
     ):
         table = {name: row for name, row in (part.get(key) or {}).items() if isinstance(row, dict)}
-        columns = [c for c in dict.fromkeys(column for row in table.values() for column in row) if c != "reasons"]
+        columns = [c for c in dict.fromkeys(column for row in table.values() for column in row) if c not in _ASIDE]
         if table:
             order = table if key == "conditions" else sorted(table)
             rows = [(name, [table[name].get(column) for column in columns]) for name in order]
@@ -170,10 +184,42 @@ def _breakdowns(results: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     return found
 
 
+def sweeps(results: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The robustness curves as numbers for the template: for each sweep the line, the band of its intervals, and the strengths
+    below. AUC 0.5 lies at the foot, 1 at the top; what falls below the foot is cut there."""
+    found = []
+    for kind, points in (((results or {}).get("robustness") or {}).get("curves") or {}).items():
+        known = [point for point in points if point[1] is not None]
+        if len(known) < 2:
+            continue
+        step = _PLOT / (len(known) - 1)
+
+        def at(k: int, value: float, step: float = step) -> str:
+            return f"{k * step:.1f},{min(1.0, 2 * (1 - value)) * _SWEEP:.1f}"
+
+        banded = [(k, point) for k, point in enumerate(known) if point[2] is not None]
+        band = [at(k, p[3]) for k, p in banded] + [at(k, p[2]) for k, p in reversed(banded)]
+        line = " ".join(at(k, p[1]) for k, p in enumerate(known))
+        ticks = [(round(k * step, 1), f"{known[k][0]:g}") for k in sorted({0, len(known) // 2, len(known) - 1})]
+        found.append({"kind": kind, "line": line, "band": " ".join(band), "ticks": ticks, "low": min(p[1] for p in known)})
+    return found
+
+
 def _reasoned(figures_of: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Figures as lines; one that is missing gives the reason that stands beside it."""
     why = figures_of.get("reasons") or {}
     return [(k, str(why[k]) if v is None and why.get(k) else _text(v)) for k, v in figures_of.items() if k != "reasons"]
+
+
+def _named(tracks: Mapping[str, Any]) -> dict[str, Any]:
+    """The generator track without what is no line: confusions have tables of their own, the tree is in the JSON."""
+    kept = {name: one for name, one in tracks.items() if name != "tree" and isinstance(one, dict)}
+    return {name: {k: v for k, v in one.items() if k != "confusion"} for name, one in kept.items()}
+
+
+def _confusions(tracks: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """`true`, `named` and `counts` of each track that has a confusion, under its name."""
+    return [{"of": name, **one["confusion"]} for name, one in tracks.items() if isinstance(one, dict) and one.get("confusion")]
 
 
 def _flat(value: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:

@@ -27,6 +27,8 @@ class StoreError(BuildError):
 LATER = frozenset({"exif", "icc"})
 """Facts that the first parts were written without: null there."""
 
+_PLAN_ROWS = 1 << 14
+
 ROWS_PER_GROUP = 32
 """Small row groups: one image can be read back without its thousand neighbours."""
 
@@ -114,14 +116,22 @@ class Store:
         lacks a fact."""
         names = list(dict.fromkeys(["id", *(columns or FACT_SCHEMA.names)]))
         schema = pa.schema([FACT_SCHEMA.field(name) for name in names])
-        tables = [_facts(path, schema) for path in self.parts()]
-        table = pa.concat_tables(tables).sort_by("id") if tables else schema.empty_table()
+        table = pa.concat_tables([_facts(path, schema) for path in self.parts()] or [schema.empty_table()])
+        order, columns_by_name = pc.sort_indices(table["id"]), {}
+        for name in names:
+            # One column at a time, its unsorted form let go: the whole table never lies there twice.
+            columns_by_name[name], table = table[name].take(order), table.drop_columns([name])
+        table = pa.table(columns_by_name, schema=schema)
         # Neighbours are compared: a set of all ids would take more memory than they do.
         if pc.any(pc.equal(table["id"].slice(1), table["id"].slice(0, max(len(table) - 1, 0)))).as_py():
             counts = pc.value_counts(table["id"]).to_pylist()
             twice = min(count["values"] for count in counts if count["counts"] > 1)
             raise StoreError(f"id {twice} stands in two parts of {self.root}/parts: delete the part that was copied there")
         return table
+
+    def facts_of(self, part: Path, columns: Sequence[str]) -> pa.Table:
+        """Id and `columns` of the rows of one part, in its order. Raises `StoreError` where one lacks a fact."""
+        return _facts(part, pa.schema([FACT_SCHEMA.field(name) for name in dict.fromkeys(["id", *columns])]))
 
     def ids(self, stage: str | None = None) -> set[str]:
         """The ids that need no more work: in a part, or refused with a reason."""
@@ -136,10 +146,13 @@ class Store:
     def rejects(self) -> pa.Table:
         """Every refusal so far (`REJECT_SCHEMA`), sorted by stage and id; one row an id."""
         tables = [_read(path, REJECT_SCHEMA.names).cast(REJECT_SCHEMA) for path in self._reject_files(None)]
-        if not tables:
+        if not any(table.num_rows for table in tables):
             return REJECT_SCHEMA.empty_table()
-        rows = {(r["stage"], r["id"]): r for r in pa.concat_tables(tables).to_pylist()}
-        return table_of([rows[key] for key in sorted(rows)], REJECT_SCHEMA)
+        table = pa.concat_tables(tables)
+        table = table.take(pc.sort_indices(table, [("stage", "ascending"), ("id", "ascending")])).combine_chunks()
+        # Of rows alike the last one counts, and sorting leaves them in their order.
+        alike = [pc.equal(table[key].slice(0, table.num_rows - 1), table[key].slice(1)) for key in ("stage", "id")]
+        return table.filter(pa.concat_arrays([pc.invert(pc.and_(*alike)).combine_chunks(), pa.array([True])]))
 
     def forget_rejects(self, stage: str, ids: Collection[str]) -> None:
         """Leave out refusals that are to be judged anew, file by file; of a file that held nothing else nothing stays."""
@@ -188,6 +201,16 @@ class Store:
             raise UsageError(f"no plan in {self.root}: run build-imaginet balance first")
         return _read(self.plan_path, PLAN_SCHEMA.names)
 
+    def plan_batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Columns of the plan, sorted by id, a few thousand rows at a time, cut alike whatever the columns."""
+        if not self.plan_path.is_file():
+            raise UsageError(f"no plan in {self.root}: run build-imaginet balance first")
+        with _opened(self.plan_path, buffer_size=1 << 16) as file:
+            _refuse_absent(set(columns) - set(file.schema_arrow.names))
+            for group in range(file.num_row_groups):
+                # Of one row group at a time: where a batch ends would else depend on the pages of the columns.
+                yield from file.iter_batches(_PLAN_ROWS, row_groups=[group], columns=list(columns), use_threads=False)
+
     def write_plan(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Replace the plan by `rows` of `PLAN_SCHEMA`."""
         with written(self.plan_path, replace=True) as temporary:
@@ -208,9 +231,9 @@ class Store:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+def _opened(path: Path, buffer_size: int = 0) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True, buffer_size=buffer_size) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{path} cannot be read ({error}): delete it and run the same command again") from error
@@ -236,9 +259,13 @@ def _facts(path: Path, schema: pa.Schema) -> pa.Table:
 def _read(path: Path, columns: Sequence[str]) -> pa.Table:
     with _opened(path) as file:
         absent = set(columns) - set(file.schema_arrow.names)
-        if absent - LATER:
-            raise pa.ArrowInvalid(f"it has no column {', '.join(sorted(absent - LATER))}")
+        _refuse_absent(absent - LATER)
         table = file.read(columns=[name for name in columns if name not in absent])
         for name in absent:
             table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
         return table.select(list(columns))
+
+
+def _refuse_absent(columns: Collection[str]) -> None:
+    if columns:
+        raise pa.ArrowInvalid(f"it has no column {', '.join(sorted(columns))}")

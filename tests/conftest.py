@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command import QUICKSTART, run
+from inline import Inline
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,6 +28,26 @@ def shared() -> Path:
     if not (path / "data" / "index.csv").is_file():
         pytest.skip("../shared is not here")
     return path
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> object:
+    """A work folder whose images come under several licences, balanced (`licensed.Built`)."""
+    import licensed
+
+    return licensed.work(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def no_processes() -> Iterator[None]:
+    """The stages of a run without processes of their own, one task after the other."""
+    from imaginet_build import engine
+    from imaginet_build.running import stages
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "run", Inline())
+        patch.setattr(stages, "_ordered", lambda pool, function, tasks: map(function, tasks))
+        yield
 
 
 @pytest.fixture(scope="session")

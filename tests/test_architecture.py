@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "imaginet_build"
 FLOORS: tuple[frozenset[str], ...] = (
     # ground
     frozenset({"errors"}),
-    frozenset({"records", "toml"}),
+    frozenset({"records", "toml", "journal", "answers", "ledger", "prices", "manner"}),
     frozenset(
         {"c2pa", "provenance", "jpegfile", "containers", "embedded", "decoding", "hashing", "hamming", "connect", "dedup"}
         | {"jpegrows", "tiles", "crops"}
@@ -33,6 +33,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "catalog",
             "prompts",
             "prompt_rules",
+            "people",
             "store",
             "born",
             "spill",
@@ -41,7 +42,21 @@ FLOORS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"entries", "guards", "regions", "watermark", "arrival", "availability", "intake", "quotas", "subjects"}),
-    frozenset({"probes", "pixel_probes", "content_probes", "tags", "crossfit", "ridge", "facts", "lists", "targets"}),
+    frozenset(
+        {
+            "pairing",
+            "dualencoder",
+            "probes",
+            "pixel_probes",
+            "content_probes",
+            "tags",
+            "crossfit",
+            "ridge",
+            "facts",
+            "lists",
+            "targets",
+        }
+    ),
     frozenset({"markers", "gate", "findings", "probe_tables", "leaks", "bias"}),
     frozenset({"strata", "highs", "programme", "pool", "heldout", "likeness"}),
     frozenset(
@@ -59,12 +74,16 @@ FLOORS: tuple[frozenset[str], ...] = (
             "cells",
             "planfile",
             "orders",
+            "dues",
         }
+        | {"finishing"}
     ),
     frozenset({"matching", "candidates"}),
     frozenset(
         {
             "release",
+            "manifest",
+            "columns",
             "tiers",
             "living",
             "laws",
@@ -81,6 +100,10 @@ FLOORS: tuple[frozenset[str], ...] = (
             "metadatatable",
             "shardpixels",
             "shardwriter",
+            "rowfile",
+            "joining",
+            "releaserows",
+            "rejections",
             "cardwords",
             "croissant",
             "datasetcard",
@@ -88,12 +111,14 @@ FLOORS: tuple[frozenset[str], ...] = (
             "reportdata",
             "notices",
             "rights",
+            "rightstable",
             "restoring",
         }
     ),
-    frozenset({"partners"}),
+    frozenset({"partners", "given", "judge", "evidence", "keeper", "page"}),
     frozenset({"robustness", "reperturb"}),
     frozenset({"pushplan", "hubpush", "readback", "urlpush"}),
+    frozenset({"inert", "torchfiles", "jail", "reading", "upstream"}),
     # verbs
     frozenset(
         {
@@ -109,29 +134,64 @@ FLOORS: tuple[frozenset[str], ...] = (
             "doctor",
             "detect",
             "baseline",
+            "convert",
         }
     ),
     # what ties them together, and the command line
     frozenset(
-        {"clearance", "rebuilding", "growing", "composition", "summaries", "releasecheck", "stages", "delivery", "pipeline"}
+        {
+            "adapterproof",
+            "clearance",
+            "detection",
+            "evaluation",
+            "evaluationtext",
+            "rebuilding",
+            "growing",
+            "composition",
+            "summaries",
+            "releasecheck",
+            "stages",
+            "delivery",
+            "outlook",
+            "pipeline",
+        }
     ),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
 """From the cellar to the roof. A module imports from its own floor or from below, verbs only from below."""
 
-FOLDERS = {"auditing", "balancing", "collecting", "destinations", "duplicates", "imagefiles", "releases", "running"}
+FOLDERS = {
+    "auditing",
+    "balancing",
+    "collecting",
+    "destinations",
+    "detecting",
+    "converting",
+    "duplicates",
+    "imagefiles",
+    "paying",
+    "releases",
+    "running",
+}
 """Folders that only sort modules for whoever looks for one: each module in them has a floor of its own."""
 
 VERBS = next(floor for floor in FLOORS if "collect" in floor)
 GROUND = frozenset().union(*FLOORS[:5])
 HANDS = ("generators", "collectors", "detectors")
 VENDORS = {
-    "torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface_hub", "openai", "onnxruntime", "onnx",
-    "pandas", "sklearn", "scipy", "skimage",
+    "torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface_hub", "openai", "google", "httpx2",
+    "onnxruntime", "onnx", "pandas", "sklearn", "scipy", "skimage",
 }  # fmt: skip
-MAY_IMPORT_A_HAND = {"baseline": {"detectors"}, "collect": {"collectors"}, "detect": {"detectors"}}
-"""`baseline` trains the SelfCon detector; `collect` names the Collector protocol, `detect` reads checkpoints."""
+MAY_IMPORT_A_HAND = {
+    "adapterproof": {"generators"},
+    "baseline": {"detectors"},
+    "collect": {"collectors"},
+    "convert": {"generators"},
+    "judge": {"detectors"},
+}
+"""`baseline` trains the SelfCon detector; `collect` names the Collector protocol, `convert` checks weights against a
+network, `judge` reads checkpoints, `adapterproof` runs the conformance suite that ships."""
 
 
 def modules() -> list[Path]:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import run
 from PIL import Image
 
+from imaginet_build import cli
 from imaginet_build.cards import MODELS
 from imaginet_build.detect import detect
 from imaginet_build.errors import UsageError
@@ -82,3 +84,31 @@ def test_what_ships_is_small_and_carries_its_card() -> None:
     card = (SHIPPED / "README.md").read_text(encoding="utf-8")
     for word in ("AUC", "licence", "permuted", "blurred", "Limits"):
         assert word in card
+
+
+def test_the_command_lists_what_it_could_not_read_and_exits_with_1(pictures: Path) -> None:
+    done = run("detect", "--json", pictures / "a.png", pictures / "text.jpg", cwd=pictures, code=1)
+    good, bad = json.loads(done.stdout)
+    assert good.keys() == KEYS
+    assert bad.keys() == {"path", "error"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("detect",), "name images, folders or addresses, or add --serve"),
+        (("detect", "--serve", "a.png"), "takes no paths"),
+        (("detect", "--serve", "--bind", "0.0.0.0"), "--allow-host NAME"),
+        (("detect", "a.png", "--work", "nowhere"), "nothing is trained in nowhere"),
+        (("baseline", "export"), "is trained in work"),
+    ],
+)
+def test_wrong_calls_are_one_sentence(
+    arguments: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

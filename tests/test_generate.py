@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from deadly import DeadAfterFinishing, DeadByBytes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from inline import Inline, Interrupted
@@ -152,11 +154,34 @@ def test_an_order_that_hangs_is_given_up(place):
     assert "no answer in 10 s" in row["detail"]
 
 
-def test_a_process_killed_when_its_part_is_in_place_leaves_nothing_twice(place):
+def test_a_process_killed_when_its_part_is_in_place_leaves_nothing_twice(place, monkeypatch):
     store = Store(place / "work")
-    draw(store, asked(place, "AFTERWARDS", count=3, batch=3), pool=Pool(workers=1))
+    monkeypatch.setattr(module, "Finish", DeadAfterFinishing)
+    draw(store, entry(count=3, batch=3), pool=Pool(workers=1))
     assert store.facts().num_rows == 3
     assert store.rejects().num_rows == 0
+
+
+def test_what_kills_the_process_that_writes_is_found_by_halving_and_the_others_are_saved(place, monkeypatch):
+    store = Store(place / "work")
+    monkeypatch.setattr(module, "Finish", DeadByBytes)
+    done = draw(store, asked(place, "", "BROKEN", count=3, batch=3), pool=Pool(workers=1))
+    assert (done.new, done.rejected, done.failed) == (2, {"killed-the-worker": 1}, 1)
+
+
+def test_the_next_batch_is_drawn_while_the_last_one_is_written_and_told_of(place):
+    """The caller of `progress` waits for a mark that only the second batch's generator leaves."""
+    marks = place / "marks"
+    marks.mkdir()
+
+    def wait(done: int, failed: int, total: int | None) -> None:
+        patience = time.monotonic() + 60
+        while done < 3 and not len(list(marks.iterdir())) > done:
+            assert time.monotonic() < patience, "the next batch was not begun"
+            time.sleep(0.01)
+
+    wanted = entry("blind", count=3, batch=1, options={"marks": str(marks)})
+    assert draw(Store(place / "work"), wanted, progress=wait).new == 3
 
 
 def test_a_generator_that_forgets_an_order_is_found_out(place, inline):
@@ -193,7 +218,7 @@ def test_a_model_that_is_not_there_is_one_sentence(place):
           'adapter = "imaginet_build.generators.gan:Gan"\nlicence = "MIT"\nfamily = "gan"\nmodel = "./nowhere"\n'
           'revision = "1"\nwidth = 8\nheight = 8\n')  # fmt: skip
     store = Store(place / "work")
-    with pytest.raises(UsageError, match=r"there is no model at 'nowhere'.*give a folder that exists, or a hub id") as error:
+    with pytest.raises(UsageError, match=r"there are no weights at './nowhere': get its makers' file, then: ") as error:
         draw(store, entry("lost", 2))
     one_sentence(str(error.value))
     assert store.ids() == set()

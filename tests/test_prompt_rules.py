@@ -1,16 +1,15 @@
-"""No prompt twice in other words, and nobody's name."""
+"""No prompt twice in other words."""
 
 from __future__ import annotations
 
 import itertools
 import random
-from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from imaginet_build.prompt_rules import Twins, people_rule, screen
+from imaginet_build.prompt_rules import Twins, screen
 from imaginet_build.prompts import make
 
 LONG = "a photo of a brown bear near a waterhole, clear sky, telephoto lens, visible grain"
@@ -49,6 +48,7 @@ WORDS = [f"w{letter}" for letter in "abcdefghijkl"]
 
 
 @settings(max_examples=150, deadline=None)
+@example([set(WORDS[:6]), set(WORDS[:7]), set(WORDS[:8]), set(WORDS[:9])], 0)
 @given(st.lists(st.sets(st.sampled_from(WORDS), min_size=6, max_size=11), min_size=1, max_size=12), st.integers(0, 99))
 def test_the_quick_rule_agrees_with_comparing_every_pair(texts: list[set[str]], seed: int) -> None:
     def near(a: set[str], b: set[str]) -> bool:
@@ -62,45 +62,6 @@ def test_the_quick_rule_agrees_with_comparing_every_pair(texts: list[set[str]], 
         assert is_new == (not any(near(words, other) for other in kept))
         if is_new:
             kept.append(words)
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("a portrait of Emma Nobody-Smith at a concert", "Emma Nobody"),
-        ("Maria de la Nowhere eating spaghetti", "Maria de la Nowhere"),
-        ("photo by Zyx Qwertz", "Zyx Qwertz"),
-        ("in the style of Greg Somebody, detailed", "Greg Somebody"),
-        ("President Somebody Else waving", "Somebody Else"),
-    ],
-)
-def test_a_persons_name_is_found(text: str, name: str) -> None:
-    assert people_rule()(text) == name
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "in the style of Vincent van Gogh",
-        "an engraving after Albrecht Dürer",
-        "a photo of Victoria Station",
-        "Charles Bridge in Prague at dawn",
-        "a robin on a branch, May morning",
-        "New York street, Golden Gate Bridge",
-        "a king on a throne",
-        "Hudson river school painting of a lake",
-    ],
-)
-def test_places_birds_and_the_long_dead_may_be_named(text: str) -> None:
-    assert people_rule()(text) is None
-
-
-def test_a_house_may_add_its_own_names_in_any_case(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "manifests").mkdir()
-    shipped = (root / "manifests" / "people.toml").read_text(encoding="utf-8")
-    (tmp_path / "manifests" / "people.toml").write_text(shipped.replace("refused = []", 'refused = ["nemo"]'), encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    assert people_rule()("captain NEMO at the wheel") == "NEMO"
 
 
 def test_a_list_is_screened_with_a_reason_for_everything_left_out() -> None:

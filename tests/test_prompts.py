@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from imaginet_build import prompts
 from imaginet_build.errors import UsageError
-from imaginet_build.prompts import expand, read, summary, tidy, write
+from imaginet_build.prompts import expand, load, read, summary, tidy, write
 from imaginet_build.records import make_id
 
 SETS = ["photos", "paintings", "anime", "faces", "uncategorized"]
@@ -49,7 +49,9 @@ def test_every_shipped_set_yields_25_000_distinct_prompts(name: str) -> None:
     assert len({prompt.id for prompt in found}) == 25_000
     assert len({prompt.text.lower() for prompt in found}) == 25_000
     assert all(prompt.negative for prompt in found)
-    assert not any(re.search(r"[{}]| ,|,,|  |\ba [aeio]", prompt.text) for prompt in found)
+    assert not any(re.search(r"[{}]| ,|,,|  |\b[Aa] [aeio]|\b(\w+) \1\b", prompt.text) for prompt in found)
+    phrases = [[phrase.strip() for phrase in prompt.text.split(",")] for prompt in found]
+    assert [one for one in phrases if len(set(one)) < len(one)] == [], "a phrase stands twice in one prompt"
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -104,6 +106,25 @@ def test_faces_are_dealt_evenly_over_age_gender_and_skin() -> None:
     assert set(counts["skin"].values()) == {2 * hands // 8}
 
 
+def test_faces_are_dealt_evenly_over_hair_expression_pose_light_and_background() -> None:
+    found = load("faces")
+    assert [*found.balanced, *found.even] == ["age", "gender", "skin", "hair", "expression", "pose", "light", "background"]
+    for count in (1_200, 1_777):
+        for slot, counts in summary(expand("faces", count, 4), "faces").balance.items():
+            assert sum(counts.values()) == count, f"a word of {slot} was not recognised"
+            if slot in found.even:
+                assert max(counts.values()) - min(counts.values()) <= 1, slot
+
+
+def test_what_is_dealt_evenly_comes_in_no_fixed_company() -> None:
+    """Two attributes dealt each for itself must not come in step."""
+    texts = [prompt.text for prompt in expand("faces", 4_000, 4)]
+    found = load("faces")
+    pairs = {(light, pose) for text in texts for light in found.words["light"] for pose in found.words["pose"]
+             if f", {light}" in text and f", {pose}," in text}  # fmt: skip
+    assert len(pairs) == len(found.words["light"]) * len(found.words["pose"])
+
+
 def test_every_combination_of_balanced_words_comes_once_before_any_comes_twice(small: Path) -> None:
     found = expand(small, 8, 0)
     for pair in range(0, 8, 2):
@@ -121,6 +142,8 @@ def test_a_set_that_runs_dry_says_how_far_it_got(small: Path) -> None:
         (("{size}", "{sise}"), "template.0: no list 'sise' under [words]; did you mean 'size'?"),
         (("blue", "{thing} blue"), "leads back to itself"),
         (('balanced = ["size"]', 'balanced = ["sizes"]'), "balanced: no list 'sizes'"),
+        (('balanced = ["size"]', 'balanced = ["size"]\neven = ["size"]'), "size: dealt twice"),
+        (('balanced = ["size"]', 'even = ["colour"]'), "template.0: has no {colour}, whose words are to come equally often"),
         (("category", "catgory"), "catgory: no such key; did you mean 'category'?"),
         (('place = ["grass", "sand", "stone"]', "place = []"), "words.place: List should have at least 1 item"),
     ],
@@ -178,6 +201,14 @@ def test_lists_of_other_makes_are_read_too(tmp_path: Path) -> None:
     assert read(tmp_path / "d.parquet", "photos")[0].text == "z"
 
 
+def test_captions_of_real_images_are_read_one_for_each_image(tmp_path: Path) -> None:
+    (tmp_path / "captions.json").write_text(
+        '{"images": [{"id": 7}], "annotations": [{"image_id": 7, "caption": "A cat on a mat. "}, '
+        '{"image_id": 7, "caption": "The same cat."}, {"image_id": 3, "caption": "Two dogs."}, {"caption": "no image"}]}'
+    )
+    assert [p.text for p in read(tmp_path / "captions.json", "photos")] == ["A cat on a mat.", "Two dogs.", "no image"]
+
+
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
@@ -189,6 +220,8 @@ def test_lists_of_other_makes_are_read_too(tmp_path: Path) -> None:
         ("a.csv", b"text\n\xff\n", "cannot be read as a list of prompts"),
         ("a.csv", b"", "cannot be read as a list of prompts"),
         ("a.parquet", b"PAR1", "cannot be read as a list of prompts"),
+        ("a.json", b'{"images": []}', "it is no file of captions"),
+        ("a.jsonl", b'{"text": null}\n', "row 1 holds no text"),
         ("a.docx", b"", "is none of .jsonl, .csv, .parquet, .txt"),
     ],
 )
@@ -219,3 +252,28 @@ def test_any_text_survives_a_manifest(tmp_path_factory: pytest.TempPathFactory, 
     write(made, path)
     assert read(path) == made
     assert all(json.loads(line)["category"] == "photos" for line in path.read_bytes().decode().split("\n") if line)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    run = [sys.executable, "-m", "imaginet_build", "prompts", *map(str, arguments)]
+    return subprocess.run(run, capture_output=True, text=True, check=False)
+
+
+def test_the_command_prints_counts_duplicates_how_even_it_is_and_a_sample() -> None:
+    done = command("faces", "--count", 192)
+    assert done.returncode == 0
+    assert "192 prompts (192 faces), 0 near-identical, 0 naming a person" in done.stdout
+    assert "age: 8 words, 24 each" in done.stdout
+    assert "hair: 20 words, 9 to 10 each" in done.stdout
+    assert done.stdout.count("years old") == 8
+
+
+def test_the_command_judges_a_list_and_writes_what_may_be_drawn(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("caption\na red car\nthe red cars\ntaylor swift on a horse\n")
+    done = command(tmp_path / "list.csv", "--category", "photos", "--out", tmp_path / "kept.jsonl")
+    assert "3 prompts (3 photos), 1 near-identical, 1 naming a person" in done.stdout
+    assert [prompt.text for prompt in read(tmp_path / "kept.jsonl")] == ["a red car"]
+    assert command(tmp_path / "lost.csv").returncode == 2

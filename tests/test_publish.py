@@ -20,12 +20,13 @@ from PIL import Image
 
 from imaginet_build import images
 from imaginet_build.errors import BuildError, UsageError
-from imaginet_build.publish import publish
+from imaginet_build.publish import Told, publish
 from imaginet_build.records import Record, make_id, random_of
 from imaginet_build.releases import datasetcard, release
 from imaginet_build.releases.releasewriter import Rendered, Task
 from imaginet_build.store import Store
 
+TOLD = Told(datasetcard.About(title='A | test: "set"'), recipe_digest="r1")
 HOSTILE = "a | <b>bold</b> `cat`\n---\nname: x"
 
 
@@ -99,7 +100,7 @@ def digests(folder: Path) -> dict[str, object]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
     root = tmp_path_factory.mktemp("work")
     store = work_folder(root)
-    publish(store, root / "release", rows_per_file=5, recipe_digest="r1", about=datasetcard.About(title='A | test: "set"'))
+    publish(store, root / "release", rows_per_file=5, told=TOLD)
     return store, root / "release"
 
 
@@ -221,8 +222,7 @@ def test_the_digest_does_not_depend_on_parts(made: tuple[Store, Path], tmp_path:
         store,
         tmp_path / "r",
         rows_per_file=5,
-        recipe_digest="r1",
-        about=datasetcard.About(title='A | test: "set"'),
+        told=TOLD,
     )
     assert digests(tmp_path / "r") == digests(folder)
 
@@ -248,7 +248,8 @@ def test_publishing_again_changes_nothing_and_a_new_audit_changes_only_the_card(
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == before
     gate = {"verdict": "passed", "value": 0.512, "limit": 0.55, "permutation95": 0.61, "groups": 24}
     probe = {"track": "origin", "view": "native", "probe": "extension", "scope": "all"}
-    again = publish(store, out, gate=gate, probes=[probe | {"balanced_accuracy": 1.0, "auc": 1.0, "ci95": [0.9, 1.0]}])
+    probes = [probe | {"balanced_accuracy": 1.0, "auc": 1.0, "ci95": [0.9, 1.0]}]
+    again = publish(store, out, told=Told(audit={"gate": gate, "probes": probes}))
     assert not again.unchanged
     assert again.digest == first.digest
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.parquet") if "data" in p.parts} == {

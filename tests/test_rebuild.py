@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command import run
-from inline import Inline
 from licensed import Built, images_of, rows, session, work
 from pictures import jpeg
 
-from imaginet_build import catalog, engine, rebuild
+from imaginet_build import catalog, rebuild
 from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.releases import release, releasefolder, restoring, rights
 from imaginet_build.releases.restoring import Others
 from imaginet_build.running import rebuilding, stages
 from imaginet_build.running.clearance import Asked
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_processes() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "run", Inline())
-        patch.setattr(stages, "_ordered", lambda pool, function, tasks: map(function, tasks))
-        yield
+pytestmark = pytest.mark.usefixtures("no_processes")
 
 
 @pytest.fixture(scope="module")

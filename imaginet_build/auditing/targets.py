@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -233,7 +234,9 @@ def _shard(
     wanted = [
         c for c in ("label", "content_type", "family", "generator", "group", "id", "fetch", caption, EMBEDDING) if c in columns
     ]
-    rows = _named(file.read(columns=wanted), file.schema_arrow).to_pylist()
+    if not _is_image(kind := file.schema_arrow.field("image").type):
+        raise UsageError(f"{path}: its column image holds {kind}, and no images; an audit needs their bytes")
+    rows = _named(file.read(columns=wanted), _names_in(file.schema_arrow, path)).to_pylist()
     split = found if (found := path.name.partition("-")[0]) in SPLITS else None
 
     def held() -> Iterator[tuple[dict[str, object], bytes]]:
@@ -254,7 +257,9 @@ def _shard(
                     what = "the release holds no pixels of it: build-imaginet rebuild fetches them"
                     growing.refuse(place, Refusal("withheld", what))
                 else:
-                    yield _row_of(one, origin, place, view, split, seen) | {"caption": one.get(caption or "")}, told["bytes"]
+                    words = one.get(caption or "")
+                    said = {"caption": words if isinstance(words, str) else None}
+                    yield _row_of(one, origin, place, view, split, seen) | said, told["bytes"]
 
     growing.add_all_of(held(), share, map)
 
@@ -263,26 +268,50 @@ def _row_of(
     one: dict[str, Any], origin: str, place: str, view: str | None, split: str | None, seen: Mapping[str, list[float]]
 ) -> dict[str, object]:
     real = origin == "real"
+    # Columns without class names may hold numbers.
+    words = {
+        name: None if one.get(name) is None else str(one[name]) for name in ("content_type", "family", "generator", "group")
+    }
     return {
         "path": place,
         "view": view,
         "split": split,
         "origin": origin,
-        "content_type": one.get("content_type") or "uncategorized",
-        "family": None if real else one.get("family"),
-        "generator": None if real else one.get("generator"),
-        "group": one.get("group"),
+        "content_type": words["content_type"] or "uncategorized",
+        "family": None if real else words["family"],
+        "generator": None if real else words["generator"],
+        "group": words["group"],
         EMBEDDING: one.get(EMBEDDING) or seen.get(str(one.get("id"))),
     }
 
 
-def _named(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """ClassLabels as their names, as the `datasets` features in the schema have them; 0 and 1 are real and synthetic."""
-    import json
+def _is_image(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds images: bytes, or what `datasets` makes of them."""
+    if pa.types.is_struct(kind):
+        kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else None
+    return kind is not None and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+
+def _names_in(schema: pa.Schema, path: Path) -> dict[str, list[str]]:
+    """By column the names of its classes, as the `datasets` features in the schema have them."""
+    try:
+        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        found = {name: feature["names"] for name, feature in told.items() if isinstance(feature, dict) and feature.get("names")}
+    except (ValueError, AttributeError, RecursionError):
+        found = {"": None}
+    if wrong := [
+        name for name, names in found.items() if not (isinstance(names, list) and all(isinstance(n, str) for n in names))
+    ]:
+        raise BuildError(
+            f"{path}: what it says of its columns{f' ({wrong[0]})' if wrong[0] else ''} is none: take an intact copy"
+        )
+    return found
+
+
+def _named(table: pa.Table, classes: Mapping[str, Sequence[str]]) -> pa.Table:
+    """ClassLabels as their names; 0 and 1 are real and synthetic where nothing else is said."""
     for name in table.column_names:
-        names = described.get(name, {}).get("names") or (list(ORIGINS) if name == "label" else None)
+        names = classes.get(name) or (list(ORIGINS) if name == "label" else None)
         if names and pa.types.is_integer(table.schema.field(name).type):
             words = [None if v is None or not 0 <= v < len(names) else names[v] for v in table[name].to_pylist()]
             table = table.set_column(table.column_names.index(name), name, pa.array(words, pa.string()))

@@ -77,5 +77,10 @@ def made_from(path: Path) -> dict[str, Any] | None:
         metadata = pq.read_schema(path).metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{path} cannot be read as a plan ({error}): make it anew with build-imaginet balance") from None
-    found: dict[str, Any] | None = json.loads(metadata[KEY]) if KEY in metadata else None
-    return found
+    try:
+        found = json.loads(metadata[KEY]) if KEY in metadata else {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} does not say from what it was made: make it anew with build-imaginet balance")
+    return found or None

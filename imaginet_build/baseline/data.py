@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ from imaginet_build.releases import release
 log = logging.getLogger(__name__)
 
 Ints = npt.NDArray[np.int64]
+T = TypeVar("T")
 DECODED_BUDGET = 2 << 30
 """Bytes: decoded pixels are kept in memory where the whole split takes no more."""
 _SUFFIXES = frozenset(f".{name}" for name in EXTENSIONS)
@@ -66,6 +68,27 @@ class Rows:
     def named(self, kind: str) -> tuple[str, ...]:
         """The rows' `generator` or `family`."""
         return self.generator if kind == "generator" else self.family
+
+    def some(self, at: Sequence[int]) -> Rows:
+        """The rows at these places, in that order."""
+
+        def of(values: tuple[T, ...]) -> tuple[T, ...]:
+            return tuple(values[i] for i in at) if values else ()
+
+        chosen = np.asarray(at, np.int64)
+        return replace(
+            self, ids=of(self.ids), label=self.label[chosen], content_type=of(self.content_type), family=of(self.family),
+            generator=of(self.generator), group=of(self.group), size=self.size[chosen], source=of(self.source),
+            places=of(self.places), read=functools.partial(_through, self.read, list(at)),
+        )  # fmt: skip
+
+    def without(self, generator: str) -> Rows:
+        """All but the images of one generator."""
+        return self.some([i for i, name in enumerate(self.generator) if name != generator])
+
+
+def _through(read: Callable[[int], bytes], at: Sequence[int], row: int) -> bytes:
+    return read(at[row])
 
 
 def splits(folder: Path, view: str = "equalized") -> dict[str, Rows]:

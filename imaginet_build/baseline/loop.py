@@ -12,7 +12,7 @@ from imaginet_build.baseline import gradients
 from imaginet_build.baseline.data import Crops, Draws
 from imaginet_build.baseline.settings import Settings
 from imaginet_build.detectors import selfcon
-from imaginet_build.detectors.selfcon_networks import NetworkConfig, build, fit, multi_label_loss
+from imaginet_build.detectors.selfcon_networks import build, fit, multi_label_loss
 from imaginet_build.errors import BuildError, MissingExtra, UsageError
 from imaginet_build.records import seed_of
 
@@ -60,7 +60,7 @@ class Run:
 
         self.settings, self.crops, self.out, self.run, self.accelerator = settings, crops, out, run, accelerator
         torch.manual_seed(seed_of(str(settings.seed), "baseline/weights"))
-        network = build(NetworkConfig(settings.preset, names, settings.crop, settings.width), settings.initial)
+        network = build(settings.shape(names), settings.initial)
         if accelerator.num_processes > 1 and accelerator.device.type == "cuda" and not settings.frozen_norm:
             network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network: nn.Module = network.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from imaginet_build.baseline import metrics
 from imaginet_build.baseline.data import Rows, from_parquet, places_of
-from imaginet_build.baseline.metrics import Figures, Floats
+from imaginet_build.baseline.intervals import origin_figures
+from imaginet_build.baseline.metrics import Figures, Floats, rounded
+from imaginet_build.baseline.parts import shares
 from imaginet_build.records import ORIGINS
 from imaginet_build.releases import release
 
@@ -27,6 +27,13 @@ WHAT = (
     "the test images under the conditions of the release's config robustness, at the threshold that the calibration split "
     "froze: AUC with the central 95 % of cluster bootstraps over groups"
 )
+LEAN = (
+    "lean: the share of synthetic images missed less the share of real ones accused, at the frozen threshold, -1 to 1: 1 calls "
+    "everything real, -1 everything synthetic, 0 errs on both sides alike. How far a perturbation moves both classes to one "
+    "side of the threshold (the response bias of signal detection, Macmillan and Creelman 2005, in shares instead of z); "
+    "`score` is its largest size over the conditions"
+)
+Scored = Mapping[str, tuple[Rows, Floats]]
 _SWEEP = re.compile(r"(jpeg|webp|blur|noise|crop-to|resize-12)-([\d.]+)")
 _STRENGTH: Mapping[str, Callable[[float], float]] = {"resize-12": lambda i: round(12 / i, 4)}
 
@@ -65,33 +72,49 @@ def conditions(folder: Path) -> dict[str, Rows]:
     return parts
 
 
-def judged(folder: Path, score: Callable[[Rows], Floats], bootstrap: int) -> Figures | None:
-    """What a detector reaches under every condition; None where the release at `folder` has no robustness set.
+def scored(folder: Path, score: Callable[[Rows], Floats]) -> Scored:
+    """The rows of every condition with the detector's answers; empty where the release at `folder` has no robustness set.
 
-    `score`: (seeds, n) calibrated P(synthetic) of some rows, so that every frozen threshold is 0.5. `worst` names the condition
-    with the lowest AUC; `curves` has for each sweep its points by strength: strength, AUC, and the interval's ends.
+    `score`: (seeds, n) calibrated P(synthetic) of some rows, so that every frozen threshold is 0.5.
     """
-    parts = conditions(folder)
-    if not parts:
+    return {name: (rows, score(rows)) for name, rows in conditions(folder).items()}
+
+
+def judged(found: Scored, bootstrap: int) -> Figures | None:
+    """What a detector reaches under every condition; None without any.
+
+    `worst` names the condition with the lowest AUC; `curves` has for each sweep its points by strength: strength, AUC, and the
+    interval's ends. Every condition says its `lean`; `one_sided` has the largest.
+    """
+    if not found:
         return None
-    found: dict[str, Figures] = {name: _figures(rows, score(rows), bootstrap) for name, rows in parts.items()}
-    known = {name: figures["auc"] for name, figures in found.items() if figures["auc"] is not None}
+    under: dict[str, Figures] = {name: _figures(rows, scores, bootstrap) for name, (rows, scores) in found.items()}
+    known = {name: figures["auc"] for name, figures in under.items() if figures["auc"] is not None}
     return {
-        "conditions": found,
-        "curves": _curves(found),
+        "conditions": under,
+        "curves": _curves(under),
         "worst": min(known, key=lambda name: (known[name], name)) if known else None,
-        "plain": PLAIN if PLAIN in found else None,
+        "plain": PLAIN if PLAIN in under else None,
+        "one_sided": one_sided(under),
         "what": WHAT,
     }
 
 
+def one_sided(under: Mapping[str, Figures]) -> Figures:
+    """The one-sided bias of the frozen threshold: `score`, 0 to 1, is the largest size of a condition's `lean`, `worst` the
+    condition, `mean` the mean size over all. 0: wherever it errs, it errs on both sides alike."""
+    leans = {name: figures["lean"] for name, figures in under.items() if figures["lean"] is not None}
+    if not leans:
+        return {"score": None, "what": LEAN, "reason": "no condition has both classes"}
+    worst = max(leans, key=lambda name: (abs(leans[name]), name))
+    mean = rounded(float(np.mean([abs(lean) for lean in leans.values()])))
+    return {"score": abs(leans[worst]), "worst": worst, "lean": leans[worst], "mean": mean, "what": LEAN}
+
+
 def _figures(rows: Rows, scores: Floats, bootstrap: int) -> Figures:
-    half = np.full(len(scores), 0.5)
-    figures = metrics.origin_figures(rows.label, scores, half, rows.group, bootstrap)
-    called = scores >= 0.5
-    for label, key in ((1, "found"), (0, "false_alarms")):
-        those: npt.NDArray[np.bool_] = rows.label == label
-        figures[key] = round(float(np.median(called[:, those].mean(axis=1))), 6) if those.any() else None
+    figures = origin_figures(rows.label, scores, rows.group, bootstrap) | shares(rows.label, scores)
+    sides = (figures["found"], figures["false_alarms"])
+    figures["lean"] = None if None in sides else rounded(1 - sides[0] - sides[1])
     return figures
 
 

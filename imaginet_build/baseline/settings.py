@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from imaginet_build.baseline.augment import Augmentation
-from imaginet_build.detectors.selfcon_networks import Preset
+from imaginet_build.detectors.selfcon_networks import NetworkConfig, Preset, Sees
 from imaginet_build.errors import UsageError, suggest
 
 PRESETS = ("small", "imaginet", "resnet50")
@@ -51,12 +51,13 @@ class Settings:
     """How to train. The defaults are the `small` preset's; `Settings.of` gives each preset's own.
 
     `steps`: of the encoder (and, when `joint`, of everything). `head_steps`: of the heads on the frozen encoder. `batch`:
-    images a step, over all processes. `contrast`: weight of SelfCon's loss. `rate`: highest learning rate. `evenness`: see
-    `data.Draws`. `names`: what the second head tells apart, and the second labeling. `threads`: CPU threads, part of what
-    decides the weights. `initial`: an ImageNet ResNet-50. `precision`: of the forward pass. `chunk`: at most so many images are
-    in memory with their activations at once, 0 for all (gradient caching; exact with `frozen_norm`). `frozen_norm`: batch norm
-    keeps the statistics it began with. `ema`: the weights' moving average is what is kept, each step counting 1 - `ema`; 0 for
-    the last weights. `deterministic`: kernels that give the same bits each time, or an error where there is none.
+    images a step, over all processes. `contrast`: weight of SelfCon's loss. `rate`: highest learning rate. `sees`:
+    what `small` looks at. `evenness`: see `data.Draws`. `names`: what the second head tells apart, and the second labeling.
+    `threads`: CPU threads, part of what decides the weights. `initial`: an ImageNet ResNet-50. `precision`: of the forward
+    pass. `chunk`: at most so many images are in memory with their activations at once, 0 for all (gradient caching; exact with
+    `frozen_norm`). `frozen_norm`: batch norm keeps the statistics it began with. `ema`: the weights' moving average is what is
+    kept, each step counting 1 - `ema`; 0 for the last weights. `deterministic`: kernels that give the same bits each time, or
+    an error where there is none.
     """
 
     preset: Preset = "small"
@@ -67,6 +68,7 @@ class Settings:
     batch: int = 64
     crop: int = 96
     width: int = 32
+    sees: Sees = "residual"
     rate: float = 4e-3
     contrast: float = 0.05
     weight_decay: float = 1e-2
@@ -98,6 +100,7 @@ class Settings:
             ("precision", ("no", "fp16", "bf16")),
             ("augmentation", ("paper", "light", "none")),
             ("names", ("generator", "family")),
+            ("sees", ("residual", "rgb")),
         ):
             if (value := getattr(made, name)) not in allowed:
                 raise UsageError(f"baseline.options.{name} is '{value}'; it is one of {', '.join(allowed)}")
@@ -106,3 +109,7 @@ class Settings:
                 "baseline.options: ema lies in [0, 1), chunk is 0 or more, batch, crop, threads, save_every 1 or more"
             )
         return made
+
+    def shape(self, names: tuple[str, ...]) -> NetworkConfig:
+        """The network to train, whose second head tells `names` apart."""
+        return NetworkConfig(self.preset, names, self.crop, self.width, self.sees)

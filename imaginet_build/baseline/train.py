@@ -56,17 +56,18 @@ class Trained:
     resumed_at: int
 
 
-def train(data: Path, out: Path, settings: Settings | None = None) -> Trained:
+def train(data: Path, out: Path, settings: Settings | None = None, without: str | None = None) -> Trained:
     """Train on the train split of the release `data`, calibrate on its calibration split, write the checkpoint `out`.
 
     `out` gets model.safetensors, config.json, log.csv (step, loss, its parts, rate), and TensorBoard's log if that is here.
-    Started by `accelerate launch`, several processes share each step's batch, and one writes. A finished checkpoint of the same
-    settings and data is left as it is; a killed run goes on where its last saved state ends. Raises `UsageError` for a release
-    that cannot be trained on, `MissingExtra` without torch, accelerate or transformers.
+    `without`: a generator whose images are left out of both splits. Started by `accelerate launch`, several processes share
+    each step's batch, and one writes. A finished checkpoint of the same settings and data is left as it is; a killed run goes
+    on where its last saved state ends. Raises `UsageError` for a release that cannot be trained on, `MissingExtra` without
+    torch, accelerate or transformers.
     """
     settings = settings or Settings()
     import_torch("baseline train")
-    found = splits(data)
+    found = {name: part.without(without) if without else part for name, part in splits(data).items()}
     if "train" not in found:
         raise UsageError(f"{data} has no train split; balance with more images or other splits")
     rows = found["train"]
@@ -94,7 +95,7 @@ def train(data: Path, out: Path, settings: Settings | None = None) -> Trained:
         if accelerator.is_main_process:
             calibration = _calibrate(network, settings, found.get("calibration"))
             families = {g: f for g, f in sorted(set(zip(named, rows.family, strict=True))) if g in names}
-            _write(trained, network, history, calibration, NetworkConfig(settings.preset, names, settings.crop, settings.width),
+            _write(trained, network, history, calibration, settings.shape(names),
                    {"families": families, "run": run, "on": rows.title, "of": data.name})  # fmt: skip
         accelerator.wait_for_everyone()
     return trained

@@ -45,7 +45,9 @@ for part in (building, proving, judging, looking):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("imaginet_build").setLevel(logging.INFO)
+    # Of the processes that a launcher starts (torchrun, accelerate), one speaks; the others only complain.
+    speaks = os.environ.get("RANK", "0") == "0"
+    logging.getLogger("imaginet_build").setLevel(logging.INFO if speaks else logging.ERROR)
     try:
         app(arguments, prog_name="build-imaginet")
     except BuildError as error:

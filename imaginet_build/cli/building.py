@@ -64,22 +64,30 @@ def run(
 
 @app.command()
 def prompts(
-    source: Annotated[str, typer.Argument(help="A prompt set (photos, paintings, faces, …) or a file of templates.")],
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many prompts.")] = 100,
+    source: Annotated[str, typer.Argument(help="A prompt set (photos, paintings, faces, …), a file of templates, or a list.")],
+    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="How many: 100 of a set, all of a list.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same prompts.")] = 0,
+    family: Annotated[str | None, typer.Option(help="Whose negative prompts: sd, diffusion, …")] = None,
+    category: Annotated[str | None, typer.Option(help="The category of a list that names none.")] = None,
     out: Annotated[Path | None, typer.Option(help="A .jsonl or .parquet file; without it a sample is printed.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Expand a set of templates into a prompt manifest."""
+    """Expand a set of templates into a prompt manifest, or count what a list holds."""
     from dataclasses import asdict
 
+    from imaginet_build import prompt_rules
     from imaginet_build import prompts as texts
     from imaginet_build.running import summaries
 
-    made = texts.expand(source, count, seed)
+    if texts.is_list(source) and Path(source).suffix:
+        made = texts.read(source, category)[:count]
+        kept = prompt_rules.screen(made).kept
+        document = asdict(texts.summary(made))
+    else:
+        made = kept = texts.expand(source, count or 100, seed, family)
+        document = asdict(texts.summary(made, source))
     if out is not None:
-        texts.write(made, out)
-    document = asdict(texts.summary(made, source))
+        texts.write(kept, out)
     say(document, summaries.prompts_text(document), as_json)
 
 
@@ -105,7 +113,7 @@ def generate(
         return say_listing(catalog.listing("generators"), as_json)
     session = open_session(recipe, work, sets, trust, "drawn")
     if dry:
-        document = pipeline.forecast(session, ("generate",), generator)
+        document = pipeline.forecast(session, ("generate",), generator, most=limit)
         return say(document, summaries.forecast_text(document), as_json)
     done = stages.generate(session, generator, limit, shard_of(shard), prompts)
     finish("drawn", done, as_json)

@@ -75,13 +75,41 @@ def diff(
 
 
 @app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="What the makers of a GAN published: a .pkl, .pt or .pth file.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; its name becomes the card's.")],
+    sha256: Annotated[str, typer.Option("--sha256", metavar="DIGEST", help="The file's SHA-256, as its makers publish it.")],
+    trust_file: Annotated[bool, typer.Option("--trust", help="You trust where the file came from.")] = False,
+    entry: Annotated[
+        str, typer.Option(help="The network's name in the file (default: G_ema, netG, …, the first there is).")
+    ] = "",
+    classes: Annotated[int, typer.Option(min=0, help="How many inputs of a DCGAN or ProGAN are a class's.")] = 0,
+    architecture: Annotated[
+        str | None, typer.Option(help="dcgan, progan, stylegan2, stylegan3 or stylegan-xl (default: by its names).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """A GAN's upstream file to safetensors and config.json: checked by its digest, read shut in, nothing of it is run."""
+    from imaginet_build import convert as converting
+
+    done = converting.convert(file, out, sha256, trust=trust_file, entry=entry, classes=classes, architecture=architecture)
+    say(done.to_json(), converting.text(done), as_json)
+
+
+@app.command()
 def doctor(
     work: WorkOption = None,
     online: Annotated[bool, typer.Option("--online", help="Also ask whether the Hub can be reached.")] = False,
+    generator: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Draw with this card, yours included, through the cases that all must pass."),
+    ] = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """What works on this machine, and how to mend what does not."""
+    """What works on this machine, and how to mend what does not. With --generator, exit code 1: it does not keep the rules."""
     from imaginet_build.running import stages, summaries
 
-    found = stages.doctor(work, online)
+    found = stages.doctor(work, online, generator, trust)
     say(found, summaries.doctor_text(found), as_json)
+    raise typer.Exit(int(generator is not None and not all(check["ok"] for check in found)))

@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from imaginet_build.cli.options import JsonOption, RecipeOption, SetOption, SketchOption, WorkOption, open_session, say
+from imaginet_build.cli.options import (
+    DryOption,
+    JsonOption,
+    RecipeOption,
+    SetOption,
+    SketchOption,
+    WorkOption,
+    open_session,
+    say,
+)
 from imaginet_build.errors import GateRefused, UsageError
 
 app = typer.Typer(rich_markup_mode=None)
@@ -43,6 +52,27 @@ def audit(
 
 
 @app.command()
+def pairing(
+    target: Annotated[
+        Path | None,
+        typer.Argument(help="A release, a work folder, or a folder of images with an index (default: the work folder)."),
+    ] = None,
+    *,
+    model: Annotated[str, typer.Option(help="A folder, or a Hub id, of any transformers model with a text and an image side.")],
+    work: WorkOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove that prompts and images belong together, by generator. Exit code 3: some do not, or stand a row apart."""
+    from imaginet_build.auditing import pairing as tests
+    from imaginet_build.auditing.dualencoder import DualEncoder
+
+    place = open_session(None, work, None).store.root if target is None else target
+    done = tests.pairing(place, DualEncoder(model))
+    say(done.to_json(), tests.text(done), as_json)
+    raise typer.Exit(GateRefused.exit_code if done.refused else int(bool(done.unreadable)))
+
+
+@app.command()
 def publish(
     out: Annotated[
         str | None, typer.Option(help="A folder, or an address such as s3://bucket/name (default: <work>/release).")
@@ -52,7 +82,9 @@ def publish(
     public: Annotated[
         bool | None, typer.Option("--public/--private", help="Who sees it there (a new data set is private).")
     ] = None,
-    tag: Annotated[str | None, typer.Option(help="The name of the version there, given once it was read back.")] = None,
+    tag: Annotated[
+        str | None, typer.Option(help="The name of the version there, given once it was read back (default: v<version>).")
+    ] = None,
     revision: Annotated[str, typer.Option(help="The branch there.")] = "main",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what somebody else put there.")] = False,
     only: Annotated[
@@ -76,20 +108,21 @@ def publish(
     recipe: RecipeOption = None,
     work: WorkOption = None,
     sets: SetOption = None,
+    dry: DryOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the release: Parquet, card and manifest, audited before it counts; with --repo, push it and read it back.
 
     The Hub's token is the one of hf auth login, or HF_TOKEN. A push that was interrupted goes on with the same command.
     """
-    from imaginet_build.running import delivery, stages, summaries
+    from imaginet_build.running import delivery, outlook, stages, summaries
     from imaginet_build.running.clearance import Asked
 
     if check is not None:
         told = {
             "--out": out, "--repo": repo, "--push": push, "--public/--private": public is not None, "--tag": tag,
             "--revision": revision != "main", "--overwrite": overwrite, "--only": only, "--withhold": withhold, "--from": grow,
-            "--version": version, "--force": force, "--recipe": recipe,
+            "--version": version, "--force": force, "--recipe": recipe, "--dry-run": dry,
         }  # fmt: skip
         if useless := [name for name, value in told.items() if value]:
             raise UsageError(f"--check writes nothing, it proves the release in {check}: leave out {', '.join(useless)}")
@@ -100,6 +133,9 @@ def publish(
     private = None if public is None else not public
     where = delivery.Where(out, delivery.named(session.recipe, repo, push), private, tag, revision, overwrite)
     asked = Asked(only, withhold, public is True)
+    if dry:
+        document = outlook.outlook(session, where, force, asked, grow, version)
+        return say(document, outlook.text(document), as_json)
     document, said = delivery.publish(session, where, force=force, asked=asked, grow=grow, version=version)
     say(document, summaries.published_text(document), as_json)
     raise typer.Exit(GateRefused.exit_code if said["gate"]["verdict"] == "refused" and not force else 0)

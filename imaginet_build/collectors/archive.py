@@ -255,6 +255,8 @@ class Archive:
         except (Broken, BrokeOff, BuildError):
             raise
         except Exception as error:  # wild bytes make libraries raise what they do not document
+            if _is_ours(error):
+                raise
             said = printable(" ".join(str(error).split()))[:300]
             raise Broken("damaged", f"its reader failed with {type(error).__name__}{f': {said}' if said else ''}") from error
 
@@ -304,6 +306,15 @@ class Archive:
             stratum=key.split("/")[-2] if self.by_folder else found.stratum,
             date=found.date,
         )
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether it is a fault of this program and not of the archive: one that no wild bytes cause, raised by our own lines."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    ours = at is not None and str(at.tb_frame.f_globals.get("__name__", "")).startswith("imaginet_build.")
+    return ours and isinstance(error, AssertionError | AttributeError | LookupError | NameError | TypeError)
 
 
 def _write(waiting: IO[bytes], data: bytes, who: str) -> None:

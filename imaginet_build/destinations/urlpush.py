@@ -65,13 +65,18 @@ def local(out: str) -> Path | None:
     return Path(out)
 
 
+def shown(url: str) -> str:
+    """An address as it may be read by anybody: without a name, a password or a signature in it."""
+    return _unsigned(url.partition("?")[0]).rstrip("/")
+
+
 class Place:
     """An address below which a release goes. Raises `UsageError` where fsspec knows no such address, or lacks a package."""
 
     def __init__(self, url: str, *, attempts: int = 5, pause: float = 1.0) -> None:
         import fsspec
 
-        self.shown = _unsigned(url.partition("?")[0]).rstrip("/")
+        self.shown = shown(url)
         self.attempts, self.pause = attempts, pause
         try:
             self._fs, root = fsspec.url_to_fs(url)

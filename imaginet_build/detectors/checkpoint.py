@@ -31,20 +31,28 @@ Network = Callable[[npt.NDArray[np.float32]], tuple[npt.NDArray[Any], npt.NDArra
 class Calibration:
     """From a detector's logit to a probability: sigmoid(`scale` * logit + `bias`), fitted on a calibration split alone.
 
-    A probability inside (`low`, `high`) is too near a coin toss for a verdict: "cannot tell".
+    A probability in [`low`, `high`] gives no verdict. The two are chosen so that of images like those of the calibration split
+    at most the share `error` of either class gets the other's verdict (`baseline.certainty`); `error` is None where no split
+    promised anything. `rows` and `groups`: what it was fitted on, the groups of the smaller class.
     """
 
     scale: float = 1.0
     bias: float = 0.0
-    low: float = 0.25
-    high: float = 0.75
+    low: float = 0.0
+    high: float = 1.0
     rows: int = 0
+    error: float | None = None
+    groups: int = 0
 
     def probability(self, logits: Floats) -> Floats:
         """(n,) in [0, 1]."""
         return 1 / (1 + np.exp(-np.clip(self.scale * logits + self.bias, -60, 60)))
 
-    def as_json(self) -> dict[str, float | int]:
+    def verdict(self, p: float) -> str:
+        """`synthetic`, `real` or `cannot tell`."""
+        return "synthetic" if p > self.high else "real" if p < self.low else "cannot tell"
+
+    def as_json(self) -> dict[str, float | int | None]:
         """The same, for config.json."""
         return asdict(self)
 
@@ -99,7 +107,7 @@ def score(run: Network, items: Iterable[Item], crop: int, most: int, names: int)
     for crops, counts in _batches((grid(item.image, crop, most) for item in items), 36):
         if crops.shape[2] < SMALLEST:
             origins.append(np.zeros(len(counts)))
-            named.append(np.full((len(counts), names), 1 / names))
+            named.append(np.full((len(counts), names), 1 / max(names, 1)))
             continue
         one, several = _pooled(*run(crops), counts)
         origins.append(one)
@@ -124,7 +132,7 @@ def _batches(images: Iterator[npt.NDArray[np.float32]], rows: int) -> Iterator[t
 def _pooled(origin: npt.NDArray[Any], named: npt.NDArray[Any], counts: list[int]) -> tuple[Floats, Floats]:
     """Crop answers as image answers: the mean origin logit (images,), and the mean probability of each name (images, names)."""
     origin, named = origin.astype(np.float64), named.astype(np.float64)
-    p = np.exp(named - named.max(1, keepdims=True))
+    p = np.exp(named - named.max(1, keepdims=True, initial=-np.inf))
     p /= p.sum(1, keepdims=True)
     edges = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.intp)
     weight = np.asarray(counts, np.float64)

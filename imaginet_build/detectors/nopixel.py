@@ -35,7 +35,10 @@ class NoPixel:
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         model = HistGradientBoostingClassifier(max_iter=self._rounds, min_samples_leaf=10, early_stopping=False, random_state=0)
-        self._model = model.fit(form(items), labels)
+        known = form(items)
+        # A column that says nothing of any image (the quality of PNG files) has no bins to be cut into.
+        known[:, np.isnan(known).all(axis=0)] = 0
+        self._model = model.fit(known, labels)
 
     def score(self, items: Sequence[Item]) -> Scores:
         """P(synthetic) of every item."""

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from imaginet_build.detectors.checkpoint import CONFIG, Floats, calibration_of, read_config, score
+from imaginet_build.detectors.checkpoint import CONFIG, Floats, Network, calibration_of, read_config, score
+from imaginet_build.detectors.patches import Patch, patches
 from imaginet_build.detectors.selfcon_networks import NetworkConfig, Preset, build, fit, import_torch
 from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.records import Item, Scores
@@ -54,19 +56,31 @@ class SelfCon:
         origins, named = answers(self.network, self.crop, items, self._grid, self._device)
         return Scores(self.calibration.probability(origins), named if self.names else None, self.names)
 
+    def patches(self, image: Image.Image, most: int) -> list[Patch]:
+        """P(synthetic) of overlapping crops over the whole image, at most `most` a side."""
+        with inference(self.network, self._device) as run:
+            return patches(run, image, self.crop, most, self.calibration)
+
 
 def answers(network: nn.Module, crop: int, items: Iterable[Item], most: int = 3, device: str = "cpu") -> tuple[Floats, Floats]:
     """Every item's mean origin logit (n,), before calibration, and its mean probability of each name (n, names)."""
+    head: Any = getattr(network, "named", None)
+    names = int(head[-1].out_features) if head is not None else 0
+    with inference(network, device) as run:
+        return score(run, items, crop, most, names)
+
+
+@contextmanager
+def inference(network: nn.Module, device: str) -> Iterator[Network]:
+    """The network as a function of crops, for as long as nothing is to be learned."""
     import torch
 
     def run(crops: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         origin, named = network(torch.from_numpy(crops).to(device))
         return origin.cpu().numpy(), named.cpu().numpy()
 
-    head: Any = getattr(network, "named", None)
-    names = int(head[-1].out_features) if head is not None else 0
     with torch.inference_mode(), deterministic_convolutions():
-        return score(run, items, crop, most, names)
+        yield run
 
 
 @contextmanager
@@ -104,7 +118,8 @@ def replace(path: Path, data: bytes) -> None:
 
 def network_config(config: Mapping[str, Any]) -> NetworkConfig:
     """The network's shape, out of a checkpoint's config."""
-    return NetworkConfig(config["preset"], tuple(config["names"]), int(config["crop"]), int(config.get("width", 32)))
+    shape = config["preset"], tuple(config["names"]), int(config["crop"]), int(config.get("width", 32))
+    return NetworkConfig(*shape, sees=config.get("sees", "residual"))
 
 
 def load(folder: Path) -> tuple[dict[str, Any], nn.Module]:

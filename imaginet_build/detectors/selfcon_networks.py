@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Preset = Literal["small", "imaginet", "resnet50"]
+Sees = Literal["residual", "rgb"]
 Floats = npt.NDArray[np.float32]
 
 BACKBONE_PARAMETERS = 23_508_032
@@ -39,12 +40,14 @@ _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
     """What decides a network's shape. `names`: what the second head tells apart, in order; none, no such head.
-    `width`: channels of `small`'s first stage; it has 4 x `width` features, the others 2048."""
+    `width`: channels of `small`'s first stage; it has 4 x `width` features, the others 2048. `sees`: what `small` looks at; as
+    `rgb` it has neither filters nor statistics, and shows what they are worth."""
 
     preset: Preset
     names: tuple[str, ...]
     crop: int = 96
     width: int = 32
+    sees: Sees = "residual"
 
     def as_json(self) -> dict[str, object]:
         """The same, for config.json."""
@@ -172,7 +175,8 @@ def _small(config: NetworkConfig) -> nn.Module:
             self.register_buffer("planes", planes, persistent=False)
             self.register_buffer("high_pass", torch.from_numpy(high_pass_filters()), persistent=False)
             self.register_buffer("dct", torch.from_numpy(dct_filters()), persistent=False)
-            filters = 3 * len(self.high_pass)
+            residual = config.sees == "residual"
+            filters = 3 * len(self.high_pass) if residual else 3
             self.register_buffer("mirrored", torch.from_numpy(mirrored_frequencies()), persistent=False)
             statistics = (len(scales) + 1) * 3 * self.mirrored.shape[1] + filters * bins
             self.early = nn.Sequential(
@@ -188,7 +192,7 @@ def _small(config: NetworkConfig) -> nn.Module:
                 nn.ReLU(),
                 nn.Dropout(0.3),
                 nn.Linear(4 * w, 4 * w),
-            )
+            ) if residual else None  # fmt: skip
 
         def statistics(self, planes: Tensor, residual: Tensor) -> Tensor:
             """(n, 480): log mean size of each DCT frequency at three scales, its tail weight, the residuals' soft
@@ -208,6 +212,9 @@ def _small(config: NetworkConfig) -> nn.Module:
             return torch.cat(found, dim=1)
 
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            if self.counted is None:
+                early = self.early((x - 127.5) / 64)
+                return self.late(early).mean((2, 3)), self.shallow(early.mean((2, 3)))
             n, _, height, width = x.shape
             with _full_precision(x):
                 seen = functional.conv2d(x, self.planes)

@@ -94,9 +94,14 @@ def find(
         conflict[right[doubt]] = conflict[left[doubt]]
 
     links = np.concatenate([near.copies(), twins, found, np.stack([np.arange(n), more.label()], axis=1)])
-    together = [links, same(picture), same(codes(table["prompt"])), same(near.looks()), *near.crowds(table["id"])]
+    together = [links, same(picture), same(codes(_wording(table["prompt"]))), same(near.looks()), *near.crowds(table["id"])]
     together += [] if also is None else [same(also)]
     return Twins(twin_of, conflict, dedup.components(n, links), dedup.components(n, np.concatenate(together)))
+
+
+def _wording(prompts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Prompts without their capitals and spacing, which two lists may write in two ways."""
+    return pc.utf8_trim_whitespace(pc.replace_substring_regex(pc.utf8_lower(prompts), r"\s+", " "))
 
 
 def _best_first(table: pa.Table, picture: Rows, synthetic: Flags, rank: Rows) -> list[int]:

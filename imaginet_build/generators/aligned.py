@@ -18,7 +18,7 @@ from PIL import Image
 
 from imaginet_build import images
 from imaginet_build.errors import BadImage, UsageError
-from imaginet_build.generators import pipelines, stack
+from imaginet_build.generators import stack
 from imaginet_build.generators.diffusion import Diffusion
 from imaginet_build.generators.pipelines import Loaded, Task
 from imaginet_build.generators.stack import Answer
@@ -98,7 +98,7 @@ class Autoencoder:
             if not stack.is_out_of_memory(e):
                 raise
             return Refusal("out-of-memory", f"{source.width} x {source.height}: {stack.first_line(e)}")
-        extra = {"model": model} if len(self.models) > 1 else {}
+        extra = {"model": model} | stack.commit_of(model, self.subfolder) if len(self.models) > 1 else {}
         return stack.finish(pixels, extra, source.size)
 
     def _reconstruct(self, vae: Any, pixels: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
@@ -117,7 +117,9 @@ class Autoencoder:
                 z = encoded.latents if hasattr(encoded, "latents") else encoded.latent
             else:
                 z = posterior.sample(torch.Generator("cpu").manual_seed(seed)) if self.sample else posterior.mode()
-            y = vae.decode(z).sample
+            # That of video diffusion asks how many of a batch's images are one film.
+            film = {"num_frames": 1} if type(vae).__name__ == "AutoencoderKLTemporalDecoder" else {}
+            y = vae.decode(z, **film).sample
         y = (y[:, :, 0] if video else y)[0, :, :height, :width].float() * 0.5 + 0.5
         out: NDArray[np.float32] = y.permute(1, 2, 0).cpu().numpy()
         return out
@@ -129,15 +131,15 @@ def pad(pixels: NDArray[Any], unit: int) -> NDArray[Any]:
     return np.pad(pixels, grow, mode="edge")
 
 
-def open_source(who: str, order: Order) -> Image.Image | Refusal:
-    """The order's source image, upright RGB, or why there is none. Its size must be the one ordered."""
+def open_source(who: str, order: Order, sized: bool = True) -> Image.Image | Refusal:
+    """The order's source image, upright RGB, or why there is none. Where `sized`, its size must be the one ordered."""
     if order.source is None or not order.source.data:
         return Refusal("no-source", f"{who} starts from a real image and order {order.id} carries none")
     try:
         source = images.decode(order.source.data)
     except BadImage as e:
         return Refusal(e.reason, e.detail)
-    if source.size != (order.width, order.height):
+    if sized and source.size != (order.width, order.height):
         detail = f"the source is {source.width} x {source.height} pixels, {order.width} x {order.height} was ordered"
         return Refusal("bad-size", detail)
     return source
@@ -182,14 +184,10 @@ class ImageToImage(Diffusion):
     def call(self, loaded: Loaded, orders: list[Order]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The pipeline's keywords for these orders (all of one size), and facts to record with each image."""
         prompts = [o.prompt.text if o.prompt else self.prompt for o in orders]
-        keywords: dict[str, Any] = {"prompt": prompts, "strength": self.strength, "image": self._sources(orders)}
-        negatives = [o.prompt.negative if o.prompt else "" for o in orders]
-        if any(negatives) and "negative_prompt" in loaded.accepts:
-            keywords["negative_prompt"] = negatives
-        height, width = np.asarray(keywords["image"][0]).shape[:2]
-        keywords |= {k: v for k, v in (("width", width), ("height", height)) if k in loaded.accepts}
-        dropped = pipelines.tokens_dropped(loaded.pipe, loaded.accepts, prompts)
-        return keywords, [{"prompt_tokens_dropped": n} if n > 0 else {} for n in dropped]
+        keywords, extras = self.words(loaded, orders, prompts)
+        keywords |= {"strength": self.strength, "image": self._sources(orders)}
+        size = dict(zip(("width", "height"), keywords["image"][0].size, strict=True))
+        return keywords | {key: value for key, value in size.items() if key in loaded.accepts}, extras
 
     def _sources(self, orders: Sequence[Order]) -> list[Image.Image]:
         opened = [open_source(self.who, order) for order in orders]

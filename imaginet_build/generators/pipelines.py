@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaginet_build.errors import UsageError, suggest
-from imaginet_build.generators import stack
+from imaginet_build.generators import lora, stack
+from imaginet_build.generators.memory import Level
 from imaginet_build.generators.stack import Device
 
 log = logging.getLogger(__name__)
 
 Task = Literal["Text2Image", "Image2Image", "Inpainting"]
-Offload = Literal["auto", "none", "model", "sequential"]
+Offload = Literal["auto"] | Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +36,20 @@ class Source:
     scheduler_options: Mapping[str, Any] | None = None
     lora: str | None = None
     lora_scale: float = 1.0
+    lora_file: str | None = None
+    lora_revision: str | None = None
     safety_checker: bool = False
 
 
 @dataclass(slots=True)
 class Loaded:
-    """A pipeline on its device. `pipe` is callable; `accepts`: the keywords its call names."""
+    """A pipeline on its device. `pipe` is callable; `accepts`: the keywords its call names; `lora`: what is fused into it."""
 
     pipe: Any
     device: Device
     accepts: Mapping[str, inspect.Parameter]
-    offload: str = "none"
+    offload: Level = "none"
+    lora: Mapping[str, Any] = field(default_factory=dict)
 
     def call(self, **keywords: Any) -> tuple[list[NDArray[Any]], list[bool]]:
         """Images as (h, w, 3) float arrays in [0, 1], and whether each was flagged by the model's own safety checker."""
@@ -67,14 +71,15 @@ def load(who: str, source: Source, task: Task | None, dtype: str, offload: Offlo
     with stack.quiet():
         make = _from_file if source.model.endswith((".safetensors", ".ckpt", ".pt", ".bin")) else _from_folder
         pipe = make(who, source, task, device)
-        if source.lora:
-            _add_lora(who, pipe, source)
+        fused = (
+            lora.add(who, pipe, source.lora, source.lora_scale, source.lora_file, source.lora_revision) if source.lora else {}
+        )
     pipe.set_progress_bar_config(disable=True)
     if source.scheduler or source.scheduler_options:
         pipe.scheduler = _scheduler(who, pipe.scheduler, source.scheduler, source.scheduler_options or {})
-    if getattr(pipe, "watermark", None) is not None:
-        raise UsageError(f"{who}: its pipeline draws an invisible watermark into every image and cannot be told not to")
-    loaded = Loaded(pipe, device, inspect.signature(pipe.__call__).parameters)
+    if any(getattr(pipe, name, None) is not None for name in ("watermark", "watermarker")):
+        raise UsageError(f"{who}: its pipeline draws a watermark into every image and cannot be told not to")
+    loaded = Loaded(pipe, device, inspect.signature(pipe.__call__).parameters, lora=fused)
     place(who, loaded, offload)
     return loaded
 
@@ -86,8 +91,9 @@ def place(who: str, loaded: Loaded, offload: Offload) -> None:
     if loaded.device.kind != "cuda":
         loaded.pipe.to(loaded.device.kind)
         return
-    chosen = offload
-    if offload == "auto":
+    if offload != "auto":
+        chosen = offload
+    else:
         parts = [m for m in loaded.pipe.components.values() if isinstance(m, torch.nn.Module)]
         needed = sum(p.numel() * p.element_size() for m in parts for p in m.parameters())
         free = torch.cuda.mem_get_info()[0]
@@ -151,8 +157,10 @@ def _from_file(who: str, source: Source, task: Task | None, device: Device) -> A
     if not source.pipeline:
         raise UsageError(f'{who}: a single file needs its class in the card, such as pipeline = "StableDiffusionXLPipeline"')
     cls = getattr(diffusers, source.pipeline, None)
-    if cls is None or not hasattr(cls, "from_single_file"):
-        raise UsageError(f"{who}: diffusers cannot load a '{source.pipeline}' from one file")
+    # Not hasattr: classes whose own packages are missing raise at it.
+    if cls is None or not any("from_single_file" in vars(base) for base in cls.__mro__):
+        known = [name for name in dir(diffusers) if name.endswith("Pipeline")]
+        raise UsageError(f"{who}: diffusers cannot load a '{source.pipeline}' from one file{suggest(source.pipeline, known)}")
     given = _keywords(cls, source) | {"dtype": device.dtype}
     if source.config:
         given |= {"config": source.config, "local_files_only": True}
@@ -172,53 +180,20 @@ def _keywords(cls: type, source: Source) -> dict[str, Any]:
     wanted: dict[str, Any] = {"add_watermarker": False}
     if not source.safety_checker:
         wanted |= {"safety_checker": None, "requires_safety_checker": False}
+    wanted["watermarker"] = None
     return {key: value for key, value in wanted.items() if key in known}
 
 
 def _scheduler(who: str, old: Any, name: str | None, options: Mapping[str, Any]) -> Any:
     import diffusers
 
-    cls = getattr(diffusers, name, None) if name else type(old)
-    if cls is None or not hasattr(cls, "from_config"):
-        known = [n for n in dir(diffusers) if n.endswith("Scheduler")]
-        raise UsageError(f"{who}: diffusers has no scheduler '{name}'{suggest(name or '', known)}")
+    known = [n for n in dir(diffusers) if n.endswith("Scheduler")]
+    if name is not None and name not in known:
+        raise UsageError(f"{who}: diffusers has no scheduler '{name}'{suggest(name, known)}")
+    cls = getattr(diffusers, name) if name else type(old)
+    takes = inspect.signature(cls).parameters
+    if unknown := sorted(set(options) - set(takes)):
+        # Taken by from_config, and forgotten there.
+        near = ", ".join(f"{key}{suggest(key, [*takes])}".rstrip(".") for key in unknown)
+        raise UsageError(f"{who}: a {cls.__name__} does not take {near}")
     return cls.from_config(old.config, **options)
-
-
-def _add_lora(who: str, pipe: Any, source: Source) -> None:
-    """A LoRA, fused into the weights: `lora` is a safetensors file, a folder or a hub id."""
-    stack.require(who, "peft")
-    lora = str(source.lora)
-    if not hasattr(pipe, "load_lora_weights"):
-        raise UsageError(f"{who}: a {type(pipe).__name__} takes no LoRA")
-    path = Path(lora).expanduser()
-    place = {"weight_name": path.name} if path.is_file() else {}
-    try:
-        pipe.load_lora_weights(str(path.parent) if path.is_file() else lora, use_safetensors=True, **place)
-    except (OSError, ValueError, RuntimeError) as e:
-        raise UsageError(f"{who}: the LoRA '{lora}' does not load: {stack.first_line(e)}") from e
-    pipe.fuse_lora(lora_scale=source.lora_scale)
-
-
-def tokens_dropped(pipe: Any, accepts: Mapping[str, inspect.Parameter], prompts: Sequence[str]) -> list[int]:
-    """How many tokens of each prompt the pipeline will cut off: the most over its tokenizers.
-
-    The vendors cut silently, at the tokenizer's length (77 for CLIP) or at the call's `max_sequence_length`.
-    """
-    dropped = [0] * len(prompts)
-    for name, tokenizer in pipe.components.items():
-        if not name.startswith("tokenizer") or tokenizer is None:
-            continue
-        limit = tokenizer.model_max_length
-        longest = accepts["max_sequence_length"].default if "max_sequence_length" in accepts else None
-        if "CLIP" not in type(tokenizer).__name__ and isinstance(longest, int):
-            limit = min(limit, longest)
-        for i, text in enumerate(prompts):
-            dropped[i] = max(dropped[i], len(_ids(tokenizer, text)) - limit)
-    return dropped
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    with stack.quiet():  # that a text is too long is what is being asked
-        ids: list[int] = tokenizer(text, truncation=False)["input_ids"]
-    return ids

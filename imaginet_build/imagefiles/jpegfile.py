@@ -167,6 +167,26 @@ def parse(data: bytes) -> Header:
     )
 
 
+def quality(data: bytes) -> int | None:
+    """`parse(data).quality` of a file that can be decoded, in a tenth of the time: of the many from one encoder once."""
+    tables, frames = [], []
+    for marker, body, _ in segments(data):
+        if marker == 0xDB:
+            tables.append(body)
+        elif marker in _FRAMES:
+            frames.append(body)
+    # Without the frame's height and width, which tell files apart that are otherwise alike.
+    return _stated(tuple(tables), frames[0][:1] + frames[0][5:]) if len(frames) == 1 else parse(data).quality
+
+
+@functools.lru_cache(maxsize=4096)
+def _stated(tables: tuple[bytes, ...], frame: bytes) -> int | None:
+    slots = {slot: table for segment in tables for slot, table in _tables(segment)}
+    chosen = _frame(frame[:1] + b"\x00\x01\x00\x01" + frame[1:])[3]
+    used = tuple(slots[slot] for slot in dict.fromkeys(chosen) if slot in slots)
+    return _quality(used[:2]) if used else None
+
+
 def segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
     """Marker, body and the body's place of every segment, up to the first scan's header.
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imaginet_build.generators import networks
+from imaginet_build.generators.networks import skiplayer
 from imaginet_build.models import figures, photographs
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def train_gan(run: _Run, held: list[photographs.Photograph]) -> None:
 
     from imaginet_build.models.adversary import augment, discriminator
 
-    model = networks.build(GAN)
+    model = skiplayer.module(GAN["latent_size"], GAN["widths"])
     judge = discriminator()
     average = _Average(model, 0.997)
     pool = photographs.crops(run.data, 4000, SIZE, WHOLE, seed=4)

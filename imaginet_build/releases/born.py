@@ -10,24 +10,25 @@ Nothing here is trusted: a place that is wrong gives bytes whose SHA-256 is not 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from imaginet_build.store import Store, StoreError
+from imaginet_build.store import StoreError
 
 _HEADER = 256
 """Bytes read for one page header; without statistics they have about 40."""
 
 _DATA_PAGE, _PLAIN = 0, 0
 _BATCH = 32
+
+Sizes = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,58 +41,53 @@ class Place:
 
     def read(self) -> bytes:
         """The bytes. Raises `StoreError` where the file is gone or shorter than it was."""
+        data = bytearray(self.size)
+        self.read_into(memoryview(data))
+        return bytes(data)
+
+    def read_into(self, room: memoryview) -> None:
+        """Put the bytes into `room`, which has their size. Raises `StoreError` as `read` does."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
             try:
-                data = os.pread(descriptor, self.size, self.start)
+                size = os.preadv(descriptor, [room], self.start) if self.size else 0
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise StoreError(f"{self.path} cannot be read ({error}): run collect and generate again, then publish") from error
-        if len(data) != self.size:
+        if size != self.size:
             raise StoreError(f"{self.path} is shorter than it was: delete it, run collect and generate again, then publish")
-        return data
 
 
 class Born:
-    """The places of the images `ids`, in that order. `scratch`: where the images of parts that another tool wrote are put; the
-    file is the caller's to delete. Raises `StoreError` for an id that no part holds, and for a part that cannot be read."""
+    """The places of the images of `parts`. `scratch`: where the images of parts that another tool wrote are put; the file is
+    the caller's to delete. Raises `StoreError` for a part that cannot be read."""
 
-    def __init__(self, store: Store, ids: pa.Array, scratch: Path) -> None:
+    def __init__(self, parts: Sequence[Path], scratch: Path) -> None:
         self._scratch = scratch
-        self._files: list[str] = []
-        names, places = [pa.array([], pa.string())], [np.zeros((3, 0), dtype=np.int64)]
-        for path in store.parts():
-            held, found = self._places(path)
-            names.append(held)
-            places.append(found)
-        row = pc.index_in(ids, value_set=pa.chunked_array(names))
-        if row.null_count:
-            lost = ids.filter(row.is_null())[0].as_py()
-            raise StoreError(f"no part of {store.root}/parts holds image {lost}: run collect and generate again")
-        self._file, self._start, self._size = np.concatenate(places, axis=1)[:, row.to_numpy()]
+        self._parts = parts
+        self._places = [self._found(path) for path in parts]
 
-    def __getitem__(self, row: int) -> Place:
-        """Where the image of `ids[row]` lies."""
-        return Place(self._files[self._file[row]], int(self._start[row]), int(self._size[row]))
+    def place(self, part: int, row: int) -> Place:
+        """Where the image of a row of a part lies. Raises `StoreError` for a row that the part no longer has."""
+        path, start, size = self._places[part]
+        if row >= len(start):
+            raise StoreError(f"{self._parts[part]} has changed while it was read: publish again")
+        return Place(path, int(start[row]), int(size[row]))
 
-    def _places(self, path: Path) -> tuple[pa.Array, NDArray[np.int64]]:
-        """The ids of a part; file number, start and size of each image."""
+    def _found(self, path: Path) -> tuple[str, NDArray[np.int64], NDArray[np.int64]]:
+        """The file that holds the images of a part; start and size of each."""
         try:
             with pq.ParquetFile(path) as part, path.open("rb") as raw:
-                table = part.read(columns=["id", "nbytes"], use_threads=False)
-                ids, nbytes = table["id"].combine_chunks(), table["nbytes"].to_numpy().astype(np.int64)
-                found = _plain(part, raw, nbytes)
-                if found is None:
-                    found, path = _copied(part, self._scratch), self._scratch
+                nbytes = part.read(columns=["nbytes"], use_threads=False)["nbytes"].to_numpy().astype(np.int64)
+                if found := _plain(part, raw, nbytes):
+                    return str(path), *found
+                return str(self._scratch), *_copied(part, self._scratch)
         except (pa.ArrowException, OSError) as error:
             raise StoreError(f"{path} cannot be read ({error}): delete it and run the same command again") from error
-        if str(path) not in self._files[-1:]:
-            self._files.append(str(path))
-        return ids, np.stack([np.full(len(ids), len(self._files) - 1), *found])
 
 
-def _plain(part: pq.ParquetFile, raw: BinaryIO, nbytes: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...] | None:
+def _plain(part: pq.ParquetFile, raw: BinaryIO, nbytes: Sizes) -> tuple[Sizes, Sizes] | None:
     """Start and size of every image of a part, or None where they do not stand in it as they are."""
     schema = part.schema_arrow
     # Columns without parts: Parquet counts them as Arrow does. (`part.schema.column` of pyarrow 26 keeps its memory for ever.)

@@ -19,7 +19,7 @@ from imaginet_build.releases import configs, release
 from imaginet_build.releases.shardpixels import NO_PIXELS, ShardPixels
 
 _BATCH = 5000
-_KEYS = ("content_type", "label", "family")
+_NAMED = ("label", "content_type", "family", "generator", "source", "licence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +116,8 @@ class Rows:
     often each combination of names occurs. `groups`, `pairs`: hashes of the names. `empty`: rows without a value, by column."""
 
     synthetic: NDArray[np.bool_]
-    width: NDArray[np.int64]
-    height: NDArray[np.int64]
+    width: NDArray[np.int32]
+    height: NDArray[np.int32]
     groups: NDArray[np.int64]
     pairs: NDArray[np.int64]
     cells: Counter[tuple[Any, ...]]
@@ -133,7 +133,7 @@ class Rows:
 
 def _rows(folder: Path, view: str) -> Rows:
     """Read a batch at a time: the names of a release need not fit into memory."""
-    numbers: list[list[NDArray[Any]]] = [[np.zeros(0, dtype)] for dtype in (bool, np.int64, np.int64, np.int64, np.int64)]
+    numbers: list[list[NDArray[Any]]] = [[np.zeros(0, dtype)] for dtype in (bool, np.int32, np.int32, np.int64, np.int64)]
     cells: Counter[tuple[Any, ...]] = Counter()
     terms: Counter[tuple[Any, ...]] = Counter()
     empty: Counter[str] = Counter()
@@ -141,25 +141,24 @@ def _rows(folder: Path, view: str) -> Rows:
         for path in paths:
             features = release.features_of(path)
             for batch in _batches(path, [name for name in features if name != "image"]):
-                names = {name: _named(batch[name], features[name]) for name in (*_KEYS, "generator", "source", "licence")}
-                maker = [
-                    source or "unknown" if label == "real" else generator
-                    for label, source, generator in zip(names["label"], names["source"], names["generator"], strict=True)
-                ]
-                cells.update((*cell, split) for cell in zip(*(names[key] for key in _KEYS), maker, strict=True))
-                terms.update(zip(names["label"], maker, names["licence"], strict=True))
+                for cell, rows in _cells(batch, features):
+                    label, content_type, family, generator, source, licence = cell
+                    maker = source or "unknown" if label == "real" else generator
+                    cells[content_type, label, family, maker, split] += rows
+                    terms[label, maker, licence] += rows
                 empty.update({name: batch[name].null_count for name in batch.schema.names if batch[name].null_count})
                 for held, values in zip(
                     numbers,
                     (
-                        np.array([label == "synthetic" for label in names["label"]], dtype=bool),
-                        *(batch[side].to_numpy(zero_copy_only=False).astype(np.int64) for side in ("width", "height")),
+                        batch["label"].to_numpy(zero_copy_only=False) == features["label"]["names"].index("synthetic"),
+                        *(batch[side].to_numpy(zero_copy_only=False).astype(np.int32) for side in ("width", "height")),
                         *(_hashes(batch[name].drop_null()) for name in ("group", "pair_id")),
                     ),
                     strict=True,
                 ):
                     held.append(values)
-    synthetic, width, height, groups, pairs = (np.concatenate(one) for one in numbers)
+    # What a column was put together from goes before the next one is.
+    synthetic, width, height, groups, pairs = (np.concatenate(numbers.pop(0)) for _ in range(5))
     return Rows(synthetic, width, height, groups, pairs, cells, terms, empty)
 
 
@@ -168,8 +167,14 @@ def _batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(_BATCH, columns=columns, use_threads=False)
 
 
-def _named(column: pa.Array, feature: Mapping[str, Any]) -> list[Any]:
-    values: list[Any] = column.to_pylist()
+def _cells(batch: pa.RecordBatch, features: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], int]]:
+    """The combinations of names (`_NAMED`) that occur in some rows, and how often each does."""
+    found = pa.Table.from_batches([batch]).group_by(list(_NAMED), use_threads=False).aggregate([([], "count_all")])
+    named = [_words(found[name].to_pylist(), features[name]) for name in _NAMED]
+    yield from zip(zip(*named, strict=True), found["count_all"].to_pylist(), strict=True)
+
+
+def _words(values: list[Any], feature: Mapping[str, Any]) -> list[Any]:
     return [feature["names"][value] for value in values] if "names" in feature else values
 
 
@@ -185,16 +190,18 @@ def look(folder: Path, view: str, rows: Rows, seen: Mapping[str, ShardPixels] | 
     paths = [path for some in release.shards(folder, view).values() for path in some]
     told = [(seen or {}).get(path.relative_to(folder).as_posix()) or ShardPixels.of(path) for path in paths]
     codecs = sum((one.codecs for one in told), Counter[str]())
-    nbytes = np.concatenate([np.zeros(0, dtype=np.int64), *(np.frombuffer(one.nbytes, dtype=np.int64) for one in told)])
-    quality = np.concatenate([np.zeros(0), *(np.frombuffer(one.quality) for one in told)])
+    nbytes = np.concatenate([np.zeros(0, dtype=np.uint32), *(np.frombuffer(one.nbytes, dtype=np.uint32) for one in told)])
+    quality = np.concatenate([np.zeros(0, dtype=np.float32), *(np.frombuffer(one.quality, dtype=np.float32) for one in told)])
     here = nbytes > 0
+    apart = likeness.distances(synthetic, width, height, quality)
+    if not here.all():
+        # Only what is here has a quality.
+        apart |= {"quality": likeness.distances(synthetic[here], width[here], height[here], quality[here])["quality"]}
     return Pixels(
         codecs=dict(sorted(codecs.items())),
         likeness={
-            "bytes_per_pixel": likeness.bytes_per_pixel(synthetic, nbytes, np.where(here, width * height, 0)),
-            "ks": likeness.distances(synthetic, width, height, quality)
-            # Only what is here has a quality.
-            | {"quality": likeness.distances(synthetic[here], width[here], height[here], quality[here])["quality"]},
+            "bytes_per_pixel": likeness.bytes_per_pixel(synthetic, nbytes, np.where(here, width.astype(np.int64) * height, 0)),
+            "ks": apart,
             "sampling_error": likeness.sampling_error(int((~synthetic).sum()), int(synthetic.sum())),
         },
     )

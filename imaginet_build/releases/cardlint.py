@@ -8,6 +8,7 @@ otherwise is a fault, and is named.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from imaginet_build.errors import BuildError
-from imaginet_build.releases import cardfacts, changelog, datasetcard, release
+from imaginet_build.releases import cardfacts, changelog, datasetcard, release, rightstable
 
 _SHOWN = 100
 
@@ -32,20 +33,25 @@ def faults(
     """
     held = json.loads(json.dumps(manifest)) if manifest is not None else release.read_manifest(folder)
     facts, texts = expected(folder, held, release.inventory(folder, held["files"] if manifest is not None else None), pixels)
-    told = {name: held.get(name) for name in ("rows", "views", "likeness")} | {"withheld": held.get("withheld", 0)}
-    counted = {"rows": facts.rows, "views": facts.views, "likeness": facts.likeness, "withheld": facts.withheld}
+    terms = rightstable.counted(folder, held["order"][0], held.get("only"))
+    told = {name: held.get(name) for name in ("rows", "views", "likeness")}
+    told |= {name: held.get(name, 0) for name in ("withheld", "must_not_travel")}
+    counted = {"rows": facts.rows, "views": facts.views, "likeness": facts.likeness}
+    counted |= {"withheld": facts.withheld, "must_not_travel": terms["must_not_travel"]}
     wrong = [
         f"{release.MANIFEST}: '{name}' is {told[name]}, the files say {counted[name]}"
         for name in told
         if told[name] != counted[name]
     ]
+    if terms["beyond"]:
+        wrong.append(f"{release.MANIFEST}: only what is {held['only']}, it says, and {terms['beyond']} rows are not")
     for name, text in texts.items():
         path = folder / name
         if not path.is_file():
             wrong.append(f"{name}: missing")
             continue
         wrong += [f"{name}:{number}: {what}" for number, what in differences(_read(path), text)]
-    return wrong + _older_news(folder, held.get("version"))
+    return wrong + _older_news(folder, held.get("version"), facts.rows)
 
 
 def _read(path: Path) -> str:
@@ -53,15 +59,19 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
-def _older_news(folder: Path, version: str | None) -> list[str]:
-    """A changelog that is not of this version."""
+def _older_news(folder: Path, version: str | None, rows: int) -> list[str]:
+    """A changelog that is not of this version, or counts its rows otherwise."""
     path = folder / changelog.FILE
     if not version or not path.is_file():
         return []
     lines = _read(path).split("\n")
     number, head = next(((n, line) for n, line in enumerate(lines, start=1) if line.startswith("## ")), (len(lines), ""))
     if head == f"## {version}":
-        return []
+        told = re.search(r"(\d+) (?:images\.|in all\.)", "\n".join(lines[number:]))
+        if told is None or int(told[1]) == rows:
+            return []
+        line = next(n for n, one in enumerate(lines[number:], start=number + 1) if told[0] in one)
+        return [f"{changelog.FILE}:{line}: says {told[0]!r}, the files hold {rows} rows"]
     return [f"{changelog.FILE}:{number}: its newest version is {head[3:] or 'none'}, {release.MANIFEST} is of {version}"]
 
 
@@ -72,9 +82,9 @@ def expected(
     pixels: Mapping[str, cardfacts.Pixels] | None = None,
 ) -> tuple[cardfacts.Measured, dict[str, str]]:
     """What the files of a release hold, and its texts as they should be. `inventory`: of its files (`release.inventory`)."""
-    if "about" not in manifest:
-        raise BuildError(f"{folder} was published by an older version, whose card cannot be counted again: publish it again")
-    rejects = pq.read_table(folder / "rejects.parquet")
+    if absent := [view for view in manifest["order"] if not release.shards(folder, view)]:
+        raise BuildError(f"{folder} has no data of the view '{absent[0]}' that {release.MANIFEST} names: take an intact copy")
+    rejects = pq.read_table(folder / "rejects.parquet", columns=["reason"])
     facts = cardfacts.measure(folder, manifest["order"], rejects, release.digest(inventory), manifest.get("tiers"), pixels)
     about = datasetcard.About.of(manifest["about"])
     known = {"version": manifest.get("version", ""), "rights": manifest}

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from imaginet_build.errors import BuildError
-from imaginet_build.releases import licences, living, rights
+from imaginet_build.releases import licences, living
 from imaginet_build.releases.living import Previous
 from imaginet_build.releases.notices import CORRECTABLE, Erratum
 from imaginet_build.releases.shardwriter import ShardWriter
@@ -69,10 +68,15 @@ class Older:
         return frozenset() if self.previous is None else self.previous.withdrawn | self.right.keys()
 
     def added(self, kept: pa.Table) -> pa.Table:
-        """The rows of `kept` that are new. Raises `BuildError` where the plan decides of older rows otherwise than when they
-        were published."""
+        """The rows of `kept` that are new."""
         if self.previous is None:
             return kept
+        return kept.filter(pc.invert(pc.is_in(kept["id"], value_set=self.previous.plan["id"].combine_chunks())))
+
+    def check(self) -> None:
+        """Raises `BuildError` where the plan decides of older rows otherwise than when they were published."""
+        if self.previous is None:
+            return
         old, plan = self.previous.staying, self.plan
         place = pc.index_in(plan["id"], value_set=old["id"].combine_chunks())
         now, was = plan.filter(pc.is_valid(place)), old.take(place.drop_null())
@@ -94,7 +98,6 @@ class Older:
                     odd.size, self.previous.folder, name,
                     *(side[first].as_py() for side in (now["id"], now[name], was[name])),
                 )  # fmt: skip
-        return kept.filter(pc.invert(pc.is_in(kept["id"], value_set=self.previous.plan["id"].combine_chunks())))
 
     def number(self, more: int, wanted: str | None) -> str:
         """The version: the one `wanted`, or the next one. `more`: how many rows are new."""
@@ -108,21 +111,6 @@ class Older:
         gone = sorted(self.previous.withdrawn.intersection(self.previous.plan["id"].to_pylist()))
         right = hashlib.sha256(json.dumps(self.right, sort_keys=True).encode()).hexdigest()
         return [number, self.previous.manifest["digest"], gone, right]
-
-    def said(self, new: Mapping[str, Any], cleared: rights.Clearance) -> dict[str, Any]:
-        """What `rights.said` says of the new rows, older ones counted too."""
-        if self.previous is None or not new:
-            return dict(new)
-        rows = self.previous.rows.filter(
-            pc.is_in(self.previous.rows["id"], value_set=self.previous.staying["id"].combine_chunks())
-        )
-        held = rows[rights.FETCH].is_valid().to_pylist() if rights.FETCH in rows.column_names else [False] * rows.num_rows
-        here = [name for name, without in zip(rows["id"].to_pylist(), held, strict=True) if not without]
-        bound = sum(name in cleared.claims and cleared.claims[name].rights.redistribute is False for name in here)
-        return dict(new) | {
-            "withheld": new["withheld"] + sum(held),
-            "must_not_travel": new["must_not_travel"] + (bound if cleared.withhold == "nothing" else 0),
-        }
 
     def carry(self, to: Path) -> dict[str, dict[str, object]]:
         """Put the older data files into the folder `to`: linked where the file system can, else copied; without the rows that

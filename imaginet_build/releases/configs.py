@@ -84,8 +84,11 @@ def found(folder: Path, tiers: Tiers | None = None, views: Sequence[str] = relea
     held = sorted(p for p in [*(folder / "data").glob("*"), folder / "metadata"] if p.is_dir() and any(p.glob("*.parquet")))
     order = [*views, *sorted(p.name for p in held)]
     places = {p.name: p for p in sorted(held, key=lambda p: order.index(p.name))}
+    sizes = Sizes()
     whole = [
-        _config(folder, name, {s: sorted(p.glob(f"{s}-*.parquet"), key=release.in_order) for s in SPLITS}, default=i == 0)
+        _config(
+            folder, name, sizes, {s: sorted(p.glob(f"{s}-*.parquet"), key=release.in_order) for s in SPLITS}, default=i == 0
+        )
         for i, (name, p) in enumerate(places.items())
     ]
     first = [config for config in whole if config.name in views]
@@ -97,7 +100,7 @@ def found(folder: Path, tiers: Tiers | None = None, views: Sequence[str] = relea
             why = f"has no file {lost[0].relative_to(folder)}" if lost else "is empty or has the name of a folder of data"
             raise BuildError(f"the tier '{name}' of {folder} {why}: publish it again")
         of = next(p.parent.name for paths in shards.values() for p in paths)
-        parts.append(_config(folder, name, shards, of=of))
+        parts.append(_config(folder, name, sizes, shards, of=of))
     return _named_alike([*first, *parts, *(config for config in whole if config not in first)])
 
 
@@ -136,13 +139,27 @@ def dataset_info(configs: Sequence[Config]) -> list[dict[str, Any]]:
     ]
 
 
-def _config(folder: Path, name: str, shards: Mapping[Any, Sequence[Path]], default: bool = False, of: str = "") -> Config:
+class Sizes(dict[Path, tuple[int, int, int]]):
+    """Of every shard its rows, its bytes on disk and uncompressed, read once: the footers of all together are large."""
+
+    def __missing__(self, path: Path) -> tuple[int, int, int]:
+        read = pq.read_metadata(path)
+        nbytes = sum(read.row_group(i).total_byte_size for i in range(read.num_row_groups))
+        self[path] = read.num_rows, path.stat().st_size, nbytes
+        return self[path]
+
+
+def _config(
+    folder: Path, name: str, sizes: Sizes, shards: Mapping[Any, Sequence[Path]], default: bool = False, of: str = ""
+) -> Config:
     held = {split: tuple(paths) for split, paths in shards.items() if paths}
     every = [path for paths in held.values() for path in paths]
     if not every:
         raise BuildError(f"the config '{name}' of {folder} has no file of any split ({', '.join(SPLITS)}): publish it again")
     features = release.newest_features(every)
-    read = {split: [pq.read_metadata(path) for path in paths] for split, paths in held.items()}
+    rows, nbytes, arrow_nbytes = (
+        {split: sum(sizes[path][which] for path in paths) for split, paths in held.items()} for which in range(3)
+    )
     return Config(
         name=name,
         default=default,
@@ -150,12 +167,9 @@ def _config(folder: Path, name: str, shards: Mapping[Any, Sequence[Path]], defau
         data_files={split: _patterns(folder, split, paths) for split, paths in held.items()},
         shards=held,
         features=features,
-        rows={split: sum(m.num_rows for m in metadata) for split, metadata in read.items()},
-        nbytes={split: sum(path.stat().st_size for path in paths) for split, paths in held.items()},
-        arrow_nbytes={
-            split: sum(m.row_group(i).total_byte_size for m in metadata for i in range(m.num_row_groups))
-            for split, metadata in read.items()
-        },
+        rows=rows,
+        nbytes=nbytes,
+        arrow_nbytes=arrow_nbytes,
         folder=folder,
         of=of,
     )

@@ -128,10 +128,11 @@ def _by_letters(words: str) -> str | None:
 
 
 def _reference(words: str) -> str:
-    """The words as a `LicenseRef-`, told apart where letters are lost or cut off."""
+    """The words as a `LicenseRef-`, told apart where letters are lost or cut off, or where another licence has that name."""
     own = words.removeprefix("LicenseRef-").replace("+", "-plus")
     name = re.sub(r"[^A-Za-z0-9.]+", "-", own).strip("-.")
-    if len(name) > _LONGEST or not name or not own.isascii():
+    taken = bool(name) and _expression(f"LicenseRef-{name}") != f"LicenseRef-{name}"
+    if len(name) > _LONGEST or not name or not own.isascii() or taken:
         name = f"{name[:_LONGEST]}-{hashlib.sha256(words.encode('utf-8', 'replace')).hexdigest()[:8]}".strip("-")
     return f"LicenseRef-{name}"
 

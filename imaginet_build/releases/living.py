@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def read(folder: Path, withdrawn: Collection[str] = ()) -> Previous:
             f"{folder} does not hold {PLAN}, the decisions behind its rows (it was published before releases kept them): "
             "publish it once more from its work folder, then grow from that"
         )
-    plan = pq.read_table(folder / PLAN).select(PLAN_SCHEMA.names).cast(PLAN_SCHEMA).sort_by("id").combine_chunks()
+    plan, made_from = _decided(folder / PLAN)
     tables = {view: release.rows(folder, view) for view in manifest["views"]}
     for view, table in tables.items():
         decided = dict(zip(plan["id"].to_pylist(), plan["split"].to_pylist(), strict=True))
@@ -99,9 +99,22 @@ def read(folder: Path, withdrawn: Collection[str] = ()) -> Previous:
                 f"{folder} contradicts itself: {len(odd)} rows, such as {odd[0]} ({held.get(odd[0], 'absent')} in '{view}', "
                 f"{decided.get(odd[0], 'absent')} in {PLAN}); publish it once more from its work folder"
             )
-    made_from = planfile.made_from(folder / PLAN) or {}
     first = next(iter(tables.values()))
     return Previous(folder, manifest, release.names(folder), first, plan, made_from, frozenset(withdrawn))
+
+
+def _decided(path: Path) -> tuple[pa.Table, Mapping[str, Any]]:
+    """What was decided of every row, and from what."""
+    made_from = planfile.made_from(path) or {}
+    try:
+        for said in made_from.get("laws", {}).values():
+            Law.of_json(said)
+        Equalize.model_validate(made_from.get("equalize", {}))
+        plan = pq.read_table(path).select(PLAN_SCHEMA.names).cast(PLAN_SCHEMA)
+    except (OSError, pa.ArrowException, LookupError, TypeError, ValueError, AttributeError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{path} is no plan of ours ({why}), so nothing grows from it: take an intact copy") from None
+    return plan.sort_by("id").combine_chunks(), made_from
 
 
 def refuse(previous: Previous, views: Sequence[str], equalize: Mapping[str, Any]) -> None:
@@ -120,7 +133,7 @@ def refuse(previous: Previous, views: Sequence[str], equalize: Mapping[str, Any]
             f"{where} does not say by which law its equalized view was drawn; publish it once more, or without --from"
         )
     # What a later version of this software knows besides has its default there.
-    old = Equalize.model_validate(previous.made_from["equalize"]).model_dump(mode="json", exclude_none=True)
+    old = Equalize.model_validate(previous.made_from.get("equalize", {})).model_dump(mode="json", exclude_none=True)
     if changed := [
         f"equalize.{key}: {old.get(key)} -> {equalize.get(key)}"
         for key in {**old, **equalize}
@@ -136,15 +149,25 @@ def refuse(previous: Previous, views: Sequence[str], equalize: Mapping[str, Any]
 def next_version(previous: Previous | None, changed: bool, wanted: str | None = None) -> str:
     """`wanted`, or the next one: 1.0.0, then the second number raised; the same one where no row changed. Raises `UsageError`
     for what is no version, or none that comes after the previous one."""
+    if previous is None:
+        return first_version(wanted)
+    return previous.version if wanted is None and not changed else number_after(previous.version, previous.folder, wanted)
+
+
+def first_version(wanted: str | None = None) -> str:
+    """`wanted`, or 1.0.0. Raises `UsageError` for what is no version."""
     if wanted is not None and _VERSION.fullmatch(wanted) is None:
         raise UsageError(f"--version {wanted}: write three numbers, such as {FIRST} (see semver.org)")
-    if previous is None:
-        return wanted or FIRST
-    major, minor, patch = _numbers(previous.version)
+    return wanted or FIRST
+
+
+def number_after(version: str, folder: Path | str, wanted: str | None = None) -> str:
+    """`wanted`, or the version after that of the release in `folder`: its second number raised."""
+    major, minor, patch = _numbers(version)
     if wanted is None:
-        return f"{major}.{minor + 1}.0" if changed else previous.version
-    if _numbers(wanted) <= (major, minor, patch):
-        raise UsageError(f"--version {wanted} does not come after {previous.version}, the version of {previous.folder}")
+        return f"{major}.{minor + 1}.0"
+    if _numbers(first_version(wanted)) <= (major, minor, patch):
+        raise UsageError(f"--version {wanted} does not come after {version}, the version of {folder}")
     return wanted
 
 
@@ -155,17 +178,19 @@ def _numbers(version: str) -> tuple[int, int, int]:
     return int(match[1]), int(match[2]), int(match[3])
 
 
-def write_plan(folder: Path, new: pa.Table, made_from: Mapping[str, Any], previous: Previous | None) -> None:
-    """The decisions behind every row of a release. `new`: the plan's rows of what this version adds; `made_from`: what the plan
-    says of itself."""
-    table = new.select(PLAN_SCHEMA.names).cast(PLAN_SCHEMA)
+def write_plan(folder: Path, new: Iterable[pa.Table], made_from: Mapping[str, Any], previous: Previous | None) -> None:
+    """The decisions behind every row of a release. `new`: the plan's rows of what this version adds, sorted by id;
+    `made_from`: what the plan says of itself."""
+    tables: Iterable[pa.Table] = (table.select(PLAN_SCHEMA.names).cast(PLAN_SCHEMA) for table in new)
     said = json.loads(json.dumps(made_from))
     if sketches := said.get("balance", {}).get("sketches"):
         said["balance"]["sketches"] = [Path(sketch).name for sketch in sketches]  # where they lie is nobody's business
     if previous is not None:
-        table = pa.concat_tables([previous.staying, table])
+        tables = [pa.concat_tables([previous.staying, *tables]).sort_by("id").combine_chunks()]
         said["laws"] = said.get("laws", {}) | dict(previous.made_from.get("laws", {}))
     metadata = {planfile.KEY: json.dumps(said, sort_keys=True).encode()}
     path = folder / PLAN
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.sort_by("id").combine_chunks().replace_schema_metadata(metadata), path, compression="zstd")
+    with pq.ParquetWriter(path, PLAN_SCHEMA.with_metadata(metadata), compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table.replace_schema_metadata(metadata))

@@ -16,10 +16,11 @@ import hashlib
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -195,10 +196,9 @@ def _rows(path: Path, known: set[str], usual: Sequence[str]) -> list[tuple[int, 
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}. Save it as a CSV file in UTF-8") from None
-    reader = csv.reader(io.StringIO(text))
     header: list[str] = []
     rows: list[tuple[int, dict[str, str]]] = []
-    for raw in reader:
+    for number, raw in _lines(path, csv.reader(io.StringIO(text))):
         cells = [cell.strip() for cell in raw]
         if not any(cells) or cells[0].startswith("#"):
             continue
@@ -209,11 +209,18 @@ def _rows(path: Path, known: set[str], usual: Sequence[str]) -> list[tuple[int, 
                 raise UsageError(f"{path}: no column is called '{strange[0]}'{near} There are {', '.join(usual)}")
             continue
         if len(cells) > len(header):
-            raise UsageError(
-                f"{path}, line {reader.line_num}: {len(cells)} cells under {len(header)} columns: quote what has commas"
-            )
-        rows.append((reader.line_num, dict(zip(header, cells, strict=False))))
+            raise UsageError(f"{path}, line {number}: {len(cells)} cells under {len(header)} columns: quote what has commas")
+        rows.append((number, dict(zip(header, cells, strict=False))))
     return rows
+
+
+def _lines(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """The cells of every line, with its number."""
+    try:
+        for raw in reader:
+            yield reader.line_num, raw
+    except csv.Error as error:
+        raise UsageError(f"{path}, line {reader.line_num}: {error}. Save it as a CSV file in UTF-8") from None
 
 
 def _refuse(path: Path, faults: Sequence[str]) -> None:

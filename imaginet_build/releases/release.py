@@ -7,26 +7,29 @@ images and class names load by themselves; `release.json` lists the SHA-256 of e
 from __future__ import annotations
 
 import hashlib
-import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.records import ORIGINS, SPLITS
+from imaginet_build.releases import columns
+from imaginet_build.releases import manifest as manifests
+from imaginet_build.releases.manifest import Manifest
 
 VIEWS = ("equalized", "native")
-MANIFEST = "release.json"
+MANIFEST = manifests.NAME
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp", "gif": "gif", "bmp": "bmp", "tiff": "tif"}
 CLASSES = {"content_type": "categories", "family": "families", "generator": "generators"}
 """The columns whose class names a release chooses, and where `Names` has them."""
+
+features_of, schema_of = columns.features_of, columns.schema_of
 
 _BLOCK = 1 << 20
 
@@ -38,12 +41,6 @@ class Names:
     categories: tuple[str, ...]
     families: tuple[str, ...]
     generators: tuple[str, ...]
-
-    @classmethod
-    def of_rows(cls, rows: pa.Table, before: Names | None = None) -> Names:
-        """The names in the columns category, family and generator."""
-        categories, families, generators = (rows[name].unique().to_pylist() for name in ("category", "family", "generator"))
-        return cls.of(categories, families, generators, before)
 
     def lists(self) -> tuple[tuple[str, ...], ...]:
         """The names of content types, families and generators."""
@@ -106,29 +103,6 @@ def schema(names: Names) -> pa.Schema:
     return schema_of(features(names))
 
 
-def schema_of(described: Mapping[str, Mapping[str, Any]]) -> pa.Schema:
-    """The Arrow schema of a shard with these features."""
-    fields = [pa.field(name, _arrow_type(feature)) for name, feature in described.items()]
-    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": described}})})
-
-
-def _arrow_type(feature: Mapping[str, object]) -> pa.DataType:
-    match feature["_type"]:
-        case "Image":
-            return pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
-        case "ClassLabel":
-            return pa.int64()
-    return {"string": pa.string(), "int64": pa.int64(), "int32": pa.int32()}[str(feature["dtype"])]
-
-
-def features_of(path: Path) -> dict[str, dict[str, Any]]:
-    """The features one shard was written with, read back from its Parquet schema."""
-    metadata = pq.read_schema(path).metadata or {}
-    if b"huggingface" not in metadata:
-        raise BuildError(f"{path} carries no feature names: it was not written by publish; publish it again")
-    return cast(dict[str, dict[str, Any]], json.loads(metadata[b"huggingface"])["info"]["features"])
-
-
 def newest_features(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
     """The features of shards that several versions wrote: their class names are those of the version that knew most.
 
@@ -182,16 +156,18 @@ class Shard:
         return f"data/{view}/{self.split}-{added}{self.index:05d}-of-{self.count:05d}.parquet"
 
 
-def layout(
-    splits: Sequence[str],
-    nbytes: Sequence[int],
-    rows_per_file: int,
-    bytes_per_file: int,
-    tiers: Sequence[int] = (),
-    version: str = "",
-) -> list[Shard]:
-    """The shards of images that lie split after split, and tier after tier in each: `splits`, `nbytes` (as born) and `tiers`
-    give each image's, in order.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Images of one split and tier that lie one after another: how many, and their bytes as born."""
+
+    split: str
+    tier: int
+    rows: int
+    nbytes: int
+
+
+def layout(runs: Iterable[Run], rows_per_file: int, bytes_per_file: int, version: str = "") -> list[Shard]:
+    """The shards of images that lie split after split, and tier after tier in each.
 
     A tier of a split gets as few shards of equal row counts as keep each at `rows_per_file` rows or fewer and near
     `bytes_per_file` bytes on average. The cut depends on these numbers alone, never on parts or workers.
@@ -200,13 +176,11 @@ def layout(
         raise UsageError(f"rows_per_file ({rows_per_file}) and bytes_per_file ({bytes_per_file}) must be 1 or more")
     found: list[Shard] = []
     start = 0
-    for (split, tier), members in itertools.groupby(zip(splits, tiers or [0] * len(splits), strict=True)):
-        rows = len(list(members))
-        total = sum(nbytes[start : start + rows])
-        count = min(rows, max(-(-rows // rows_per_file), -(-total // bytes_per_file)))
-        edges = [start + i * rows // count for i in range(count + 1)]
-        found += [Shard(split, 0, 0, range(edges[i], edges[i + 1]), version, tier) for i in range(count)]
-        start += rows
+    for run in runs:
+        count = min(run.rows, max(-(-run.rows // rows_per_file), -(-run.nbytes // bytes_per_file)))
+        edges = [start + i * run.rows // count for i in range(count + 1)]
+        found += [Shard(run.split, 0, 0, range(edges[i], edges[i + 1]), version, run.tier) for i in range(count)]
+        start += run.rows
     many = Counter(shard.split for shard in found)
     place = Counter[str]()
     for number, shard in enumerate(found):
@@ -256,18 +230,9 @@ def digest(files: Mapping[str, Mapping[str, object]]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Manifest:
     """`release.json` of a release; raises `UsageError` where there is none or it is not readable."""
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        return cast(dict[str, Any], manifest | {"files": dict(manifest["files"])})
-    except FileNotFoundError:
-        raise UsageError(
-            f"{folder} is not a release (no {MANIFEST}); make one: build-imaginet publish --out {folder}"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is not a release manifest ({error}): delete {folder} and publish again") from error
+    return manifests.read(folder)
 
 
 def faults(folder: Path) -> list[str]:
@@ -282,7 +247,20 @@ def faults(folder: Path) -> list[str]:
     ]
     if digest(listed) != manifest.get("digest"):
         wrong.append(f"{MANIFEST}: the digest does not follow from its files")
-    return wrong
+    accused = {line.rpartition(": ")[0] for line in wrong}
+    shown = tuple(f"data/{view}/" for view in VIEWS)
+    shards = (p for p in sorted(listed.keys() & found.keys() - accused) if p.startswith(shown) and p.endswith(".parquet"))
+    return wrong + [f"{path}: {why}" for path in shards if (why := _odd(folder / path))]
+
+
+def _odd(path: Path) -> str:
+    """What is wrong with the rows of a shard whose bytes are those published: it was damaged before, or made by somebody."""
+    try:
+        return columns.unlike(path)
+    except BuildError as error:
+        return str(error).removeprefix(f"{path}: ")
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        return f"it is no readable Parquet file ({(str(error).splitlines() or ['damaged'])[0]})"
 
 
 def shards(folder: Path, view: str) -> dict[str, list[Path]]:

@@ -24,15 +24,15 @@ from imaginet_build.errors import BadImage
 from imaginet_build.records import ORIGINS, View, view_of
 from imaginet_build.releases import release
 from imaginet_build.releases.born import Born, Place
+from imaginet_build.releases.joining import VIEW
+from imaginet_build.releases.releaserows import ReleaseRows
 from imaginet_build.releases.shardpixels import ShardPixels
 from imaginet_build.releases.shardwriter import ShardWriter
-from imaginet_build.store import Store
 
-_OWN = ("sha256", "width", "height", "codec", "phash")
 _CHANGED = "its bytes are no longer those that were collected"
 
-Task = tuple[str, Place, View, Mapping[str, Any]]
-"""An image's id, where its bytes lie, its view, and its facts (`_OWN`)."""
+Task = tuple[str, Place, View, str]
+"""An image's id, where its bytes lie, its view, and the SHA-256 of the bytes as born."""
 
 Progress = Callable[[int, int], object]
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class Rendered:
     """One image of a view with the facts of its own bytes, or in `fault` why there is none."""
 
     id: str
-    data: bytes = b""
+    data: bytes | memoryview = b""
     sha256: str = ""
     width: int = 0
     height: int = 0
@@ -73,9 +73,9 @@ class OrderedMap(Protocol):
 
 def render(task: Task) -> Rendered:
     """The equalized form of one image. At the top of the module so that it can be sent to another process."""
-    name, place, view, told = task
+    name, place, view, sha256 = task
     data = place.read()
-    if hashlib.sha256(data).hexdigest() != told["sha256"]:
+    if hashlib.sha256(data).hexdigest() != sha256:
         return Rendered(name, fault=_CHANGED)
     try:
         made = images.render(data, view)
@@ -85,19 +85,19 @@ def render(task: Task) -> Rendered:
     return Rendered(name, made, facts.sha256, facts.width, facts.height, facts.phash, facts.codec)
 
 
-def unchanged(task: Task) -> Rendered:
-    """The native form of one image: its bytes as they were born."""
-    name, place, _, told = task
-    data = place.read()
-    if hashlib.sha256(data).hexdigest() != told["sha256"]:
-        return Rendered(name, fault=_CHANGED)
-    return Rendered(name, data, **{key: told[key] for key in _OWN})
+def unchanged(row: Mapping[str, Any], born: Born, writer: ShardWriter) -> Rendered:
+    """The native form of one image: its bytes as they were born, read to where they are written from."""
+    place = born.place(row["part"], row["row"])
+    data = writer.room(place.size)
+    place.read_into(data)
+    if hashlib.sha256(data).hexdigest() != row["sha256"]:
+        return Rendered(row["id"], fault=_CHANGED)
+    return Rendered(row["id"], data, row["sha256"], row["width"], row["height"], row["phash"], row["codec"])
 
 
 def write(
-    store: Store,
     folder: Path,
-    kept: pa.Table,
+    added: ReleaseRows,
     names: release.Names,
     views: Sequence[str],
     shards: Sequence[release.Shard],
@@ -107,9 +107,9 @@ def write(
 ) -> Written:
     """Write every shard of `shards` that `folder` does not hold yet.
 
-    `kept`: one row an image in the order of the shards, as `publish` joins it from plan and facts (the columns of the view are
-    called `view_*`). `map` does the rendering. A shard with a faulty image is left out. `progress(done, total)` is told of
-    every image of every view. Raises `StoreError` where the disk or a part is at fault.
+    `added`: one row an image in the order of the shards; `joining.Joined.tables` says what its columns are. `map` does the
+    rendering. A shard with a faulty image is left out. `progress(done, total)` is told of every image of every view. Raises
+    `StoreError` where the disk or a part is at fault.
     """
     # Bytes as they are cost little and prove every part: hours of rendering wait until all of them are in order.
     todo = {
@@ -121,17 +121,16 @@ def write(
     written = Written()
     scratch = folder / ".spill" / "born"
     try:
-        born = Born(store, kept["id"].combine_chunks(), scratch) if total else None
+        born = Born(added.parts, scratch) if total else None
         for view, some in todo.items():
             if born is None or written.faults:
                 break
-            tasks = _tasks(born, kept, some)
-            answers = map(render, tasks) if view == "equalized" else (unchanged(task) for task in tasks)
+            rendered = map(render, _tasks(born, added, some)) if view == "equalized" else None
             for shard in some:
                 with ShardWriter(folder / shard.path(view), release.schema(names)) as writer:
                     whole, pixels = True, ShardPixels()
-                    for row in _rows(kept, shard.rows):
-                        made = next(answers)
+                    for row in added.rows(shard.rows):
+                        made = next(rendered) if rendered is not None else unchanged(row, born, writer)
                         done += 1
                         if progress:
                             progress(done, total)
@@ -151,22 +150,11 @@ def write(
     return written
 
 
-def _rows(kept: pa.Table, rows: range, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of the table as dictionaries, a few at a time."""
-    table = kept.select(columns) if columns else kept
-    for start in range(rows.start, rows.stop, _AHEAD):
-        yield from table.slice(start, min(_AHEAD, rows.stop - start)).to_pylist()
-
-
-_AHEAD = 256
-
-
-def _tasks(born: Born, kept: pa.Table, shards: Iterable[release.Shard]) -> Iterator[Task]:
-    columns = ["id", *_OWN, *(name for name in kept.column_names if name.startswith("view_"))]
+def _tasks(born: Born, added: ReleaseRows, shards: Iterable[release.Shard]) -> Iterator[Task]:
     for shard in shards:
-        for number, row in zip(shard.rows, _rows(kept, shard.rows, columns), strict=True):
-            view = {key.removeprefix("view_"): value for key, value in row.items() if key.startswith("view_")}
-            yield row["id"], born[number], view_of(view), {key: row[key] for key in _OWN}
+        for row in added.rows(shard.rows):
+            view = {name: row[f"view_{name}"] for name in VIEW}
+            yield row["id"], born.place(row["part"], row["row"]), view_of(view), row["sha256"]
 
 
 def _row(row: Mapping[str, Any], made: Rendered, names: release.Names) -> dict[str, Any]:

@@ -207,15 +207,10 @@ def hushed(rejects: pa.Table, cleared: Clearance | None) -> pa.Table:
     return table_of(sorted(rows, key=lambda r: (r["stage"], r["id"], r["reason"])), REJECT_SCHEMA)
 
 
-def said(kept: pa.Table, cleared: Clearance | None, complete: str) -> dict[str, Any]:
-    """What `release.json` says of rights: `withheld`, rows without pixels; `complete`, the digest of the release with them;
-    `must_not_travel`, rows whose pixels are here and may not be passed on; `only` and `lost`, a constraint and its cost."""
-    if cleared is None:
-        return {}
-    names = kept["id"].to_pylist()
-    withheld = kept.num_rows - kept[FETCH].null_count
-    forbidden = sum(name in cleared.claims and cleared.claims[name].rights.redistribute is False for name in names)
-    found: dict[str, Any] = {"withheld": withheld, "must_not_travel": 0 if cleared.withhold != "nothing" else forbidden}
-    if withheld and complete:
+def said(terms: Mapping[str, int], cleared: Clearance, complete: str) -> dict[str, Any]:
+    """What `release.json` says of rights: what was counted (`rightstable.counted`); `complete`, the digest of the release with
+    the pixels that are withheld; `only` and `lost`, a constraint and its cost."""
+    found: dict[str, Any] = {name: terms[name] for name in ("withheld", "must_not_travel")}
+    if found["withheld"] and complete:
         found["complete"] = complete
     return found | ({"only": cleared.bars.only, "lost": dict(cleared.lost or {})} if cleared.bars.only else {})

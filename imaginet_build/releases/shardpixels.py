@@ -32,8 +32,8 @@ class ShardPixels:
     by file extension."""
 
     def __init__(self) -> None:
-        self.nbytes = array("q")
-        self.quality = array("d")
+        self.nbytes = array("I")
+        self.quality = array("f")
         self.codecs: Counter[str] = Counter()
 
     @classmethod
@@ -48,7 +48,7 @@ class ShardPixels:
                     found.add(image.as_buffer() if image.is_valid else None, name)
         return found
 
-    def add(self, data: bytes | pa.Buffer | None, name: str | None) -> None:
+    def add(self, data: bytes | memoryview | pa.Buffer | None, name: str | None) -> None:
         """Count one more row; `data`, `name`: the two halves of its image."""
         self.nbytes.append(0 if data is None else memoryview(data).nbytes)
         self.quality.append(np.nan if data is None else _quality(memoryview(data)))
@@ -61,7 +61,7 @@ def _quality(image: memoryview) -> float:
     if containers.sniff(data) != "jpeg":
         return np.nan
     try:
-        header = jpegfile.parse(data)
+        found = jpegfile.quality(data)
     except BadImage:
-        header = jpegfile.parse(bytes(image))
-    return float(header.quality or np.nan)
+        found = jpegfile.quality(bytes(image))
+    return float(found or np.nan)

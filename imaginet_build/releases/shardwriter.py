@@ -100,6 +100,7 @@ class ShardWriter:
         # All images ahead, one after another: Arrow writes them from here, and the memory is used again.
         self._bytes = np.empty(1 << 20, dtype=np.uint8)
         self._nbytes = 0
+        self._room: memoryview | None = None
         plain = [name for name in shape.names if name != "image"]
         columns = [*plain, "image.bytes", "image.path"]
         with self._saying():
@@ -130,18 +131,25 @@ class ShardWriter:
         finally:
             self._part.unlink(missing_ok=True)
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Take one row; a row group is written as soon as it is settled what belongs to it."""
-        data, path = row["image"]
-        self._rows.append({**row, "image": (data is not None, path)})
-        self._sizes.append(len(data or b""))
-        end = self._nbytes + self._sizes[-1]
+    def room(self, size: int) -> memoryview:
+        """Where the bytes of the next image may be put, so that `add` need not copy them. Asked again, it is the same."""
+        end = self._nbytes + size
         if end > len(self._bytes):
             wider = np.empty(2 * end, dtype=np.uint8)
             wider[: self._nbytes] = self._bytes[: self._nbytes]
             self._bytes = wider
-        self._bytes[self._nbytes : end] = np.frombuffer(data or b"", dtype=np.uint8)
-        self._nbytes = end
+        self._room = self._bytes.data[self._nbytes : end]
+        return self._room
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take one row; a row group is written as soon as it is settled what belongs to it."""
+        data, path = row["image"]
+        self._rows.append({**row, "image": (data is not None, path)})
+        self._sizes.append(0 if data is None else len(data))
+        if data is not None and data is not self._room:
+            self.room(len(data))[:] = data
+        self._room = None
+        self._nbytes += self._sizes[-1]
         rows, least, most = self._limits
         if len(self._rows) >= rows + least or self._nbytes > most:
             while count := next_group(self._sizes, False, *self._limits):

@@ -7,10 +7,9 @@ whole groups allow.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +20,16 @@ from imaginet_build.records import ORIGINS, SPLITS, seed_of
 from imaginet_build.releases import release
 from imaginet_build.releases.living import Previous
 
-Rows = NDArray[np.int64]
+Rows = NDArray[np.integer[Any]]
 Files = dict[str, dict[str, list[str]]]
 
 SIZES = (("tiny", 0.01, 64, 10_000), ("small", 0.1, 640, 100_000))
 """Every tier but the last: its share of all rows, and the fewest and the most rows it has."""
 
 FULL = "full"
+
+_PLACES = 1_000_003
+_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +41,60 @@ class Arranged:
     place: Rows
 
 
-def arranged(kept: pa.Table, previous: Previous | None) -> tuple[tuple[str, ...], pa.Table]:
-    """The tiers there are, and `kept` with a column `tier`, sorted by split, tier and id."""
-    before = [name for name, *_ in SIZES if previous is not None and name in previous.manifest.get("tiers", {})]
-    found = arrange(kept, before, previous.staying.num_rows if previous else 0)
-    table = kept.append_column("tier", pa.array(found.place, pa.int64()))
-    # Freed memory goes back first: what is sorted lies there twice.
-    pa.system_memory_pool().release_unused()
-    return found.names, table.sort_by([(column, "ascending") for column in ("split", "tier", "id")]).combine_chunks()
+class Members:
+    """The rows that a release adds, as far as tiers ask for them: a few numbers for each."""
+
+    def __init__(self, most: int) -> None:
+        """Room for `most` rows at once: of many small pieces the memory would never come back."""
+        self.rows = 0
+        kinds = {
+            "split": np.int8,
+            "group": np.int32,
+            "category": np.int32,
+            "maker": np.int32,
+            "real": np.bool_,
+            "spot": np.int32,
+        }
+        self._columns: dict[str, NDArray[Any]] = {
+            name: np.empty(most, kind) for name, kind in (kinds | {"seed": np.int64}).items()
+        }
+        self._known: dict[str, dict[str, int]] = {"split": {}, "category": {}, "maker": {}}
+
+    def add(self, rows: pa.Table) -> None:
+        """More rows, with the columns category, origin, generator, source, split, group, and the group's `rank` by name."""
+        names = rows["group"].to_pylist()
+        found: dict[str, NDArray[Any]] = {
+            "group": rows["rank"].to_numpy().astype(np.int32),
+            "split": self._numbered("split", rows["split"]).astype(np.int8),
+            "category": self._numbered("category", rows["category"]),
+            "maker": self._numbered("maker", pc.coalesce(rows["generator"], rows["source"], pa.scalar(""))),
+            "real": np.asarray(pc.equal(rows["origin"], ORIGINS[0]).to_numpy(), dtype=bool),
+            # What follows from the name of a group alone, so that the names need not be kept.
+            "seed": np.fromiter((seed_of(group, "tier") for group in names), np.int64, len(names)),
+            "spot": np.fromiter((seed_of(group, "tier place") % _PLACES for group in names), np.int32, len(names)),
+        }
+        for name, values in found.items():
+            self._columns[name][self.rows : self.rows + len(names)] = values
+        self.rows += rows.num_rows
+
+    def _numbered(self, kind: str, names: pa.ChunkedArray) -> NDArray[np.int32]:
+        """A number for every name, by when it was first seen."""
+        known = self._known[kind]
+        found = names.combine_chunks().dictionary_encode()
+        numbers = [known.setdefault(name, len(known)) for name in found.dictionary.to_pylist()]
+        return np.asarray(np.array(numbers, dtype=np.int32)[found.indices.to_numpy()])
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """All of them: numbers of split, category, maker and `group` (in the order of their names), `real`, and each group's
+        `seed` and `spot`."""
+        return {name: column[: self.rows] for name, column in self._columns.items()}
+
+
+def before(previous: Previous | None) -> tuple[list[str], int]:
+    """The tiers of the version before, and how many of its rows stay: what `arrange` asks for."""
+    if previous is None:
+        return [], 0
+    return [name for name, *_ in SIZES if name in previous.manifest.get("tiers", {})], previous.staying.num_rows
 
 
 def sizes(rows: int) -> dict[str, int]:
@@ -55,50 +103,49 @@ def sizes(rows: int) -> dict[str, int]:
     return {name: size for name, size in wanted.items() if 2 * size <= rows}
 
 
-def arrange(kept: pa.Table, before: Sequence[str] = (), rows_before: int = 0) -> Arranged:
-    """The tier of every row that a release adds. `kept`: columns id, category, origin, generator, source, split, group.
+def arrange(members: Members, before: Sequence[str] = (), rows_before: int = 0) -> Arranged:
+    """The tier of every row that a release adds.
 
     `before`, `rows_before`: tiers and rows of the version it grows from. A tier keeps the rows it had; one that was not
     there is made of all older rows and the first new ones, or, where its end lies among the older rows, is not made.
     """
-    rows = kept.num_rows
+    rows = members.rows
     wanted = {name: size for name, size in sizes(rows + rows_before).items() if name in before or size > rows_before}
     names = tuple(name for name, *_ in SIZES if name in wanted or name in before)
     parts = [(i, (wanted[name] - rows_before) / rows) for i, name in enumerate(names) if name not in before]
-    place = np.full(rows, len(names), dtype=np.int64)
+    place = np.full(rows, len(names), dtype=np.int8)
     if parts:
-        some = kept.select(["category", "origin", "generator", "source", "group"])
-        split = np.asarray(kept["split"].to_numpy(zero_copy_only=False), dtype=object)
-        for one in SPLITS:
-            mine = np.flatnonzero(split == one)
-            if len(mine):
-                place[mine] = _arrange(some.take(mine), parts, len(names))
+        columns = members.columns()
+        split = columns.pop("split")
+        for one in np.unique(split).tolist():
+            mine = split == one
+            place[mine] = _arrange(columns, mine, parts, len(names))
     return Arranged(names, place)
 
 
-def _arrange(kept: pa.Table, parts: Sequence[tuple[int, float]], last: int) -> Rows:
-    """The tier of each row of one split. `parts`: a tier and its part of all rows."""
-    category, categories = _numbered(kept["category"])
-    maker, makers = _numbered(pc.coalesce(kept["generator"], kept["source"], pa.scalar("")))
-    label = (kept["origin"].to_numpy(zero_copy_only=False) == ORIGINS[0]).astype(np.int64)
-    cell = (category * len(makers) + maker) * 2 + label
-    group, groups = _numbered(kept["group"])
-    net = np.zeros((len(groups), len(categories)), dtype=np.int64)
-    np.add.at(net, (group, category), 2 * label - 1)
+def _arrange(
+    rows: Mapping[str, NDArray[Any]], mine: NDArray[np.bool_], parts: Sequence[tuple[int, float]], last: int
+) -> NDArray[np.int8]:
+    """The tier of each row of one split. `rows`: as `Members.columns` gives them, `mine` of them; `parts`: a tier and its part
+    of all rows."""
+    # There may be millions of groups: nothing is kept longer than it is needed, and numbers are short.
+    group, count = _numbers(rows["group"][mine])
+    size = np.bincount(group, minlength=count).astype(np.int32)
+    categories = int(rows["category"].max()) + 1
+    maker = rows["maker"][mine].astype(np.int64) * categories + rows["category"][mine]
+    cell, _ = _numbers(maker * 2 + rows["real"][mine])
+    kind = _alike(cell[np.lexsort((cell, group))], size)
+    del maker, cell
+    at = _spread(kind, _of_groups(group, rows["seed"][mine], count), _of_groups(group, rows["spot"][mine], count))
+    del kind
+    order = np.argsort(at, kind="stable").astype(np.int32)  # where two are equal, by name: so they are numbered
+    at = at[order]
+    net = np.zeros((count, categories), dtype=np.int32)
+    np.add.at(net, (group, rows["category"][mine]), np.where(rows["real"][mine], np.int32(1), np.int32(-1)))
+    net = net[order]
 
-    order = np.lexsort((cell, group))
-    ends = np.cumsum(np.bincount(group, minlength=len(groups))).tolist()
-    alike: dict[bytes, list[int]] = defaultdict(list)
-    for number, (start, end) in enumerate(pairwise([0, *ends])):
-        alike[cell[order[start:end]].tobytes()].append(number)
-    at = np.zeros(len(groups))
-    for same in alike.values():
-        at[same] = _spread([groups[number] for number in same])
-    order = np.array(sorted(range(len(groups)), key=lambda number: (at[number], groups[number])))
-    at, net = at[order], net[order]
-
-    place = np.full(len(groups), last, dtype=np.int64)
-    taken = np.zeros(len(groups), dtype=bool)
+    place = np.full(count, last, dtype=np.int8)
+    taken = np.zeros(count, dtype=bool)
     for tier, part in parts:
         wider = _even(taken | (at < part), taken, at, part, net)
         place[order[wider & ~taken]] = tier
@@ -106,37 +153,75 @@ def _arrange(kept: pa.Table, parts: Sequence[tuple[int, float]], last: int) -> R
     return place[group]
 
 
-def _numbered(names: pa.ChunkedArray) -> tuple[Rows, list[str]]:
-    """The number of every row's name, and the names by number."""
-    found = names.combine_chunks().dictionary_encode()
-    return found.indices.to_numpy().astype(np.int64), found.dictionary.to_pylist()
+def _numbers(values: Rows) -> tuple[NDArray[np.int32], int]:
+    """The number of every value among all different values, sorted, and how many there are."""
+    if len(values) and values.max() < 1 << 22:  # in no time, and without sorting
+        there = np.zeros(int(values.max()) + 1, dtype=bool)
+        there[values] = True
+        return (np.cumsum(there, dtype=np.int32) - np.int32(1))[values], int(there.sum())
+    found, number = np.unique(values, return_inverse=True)
+    return number.astype(np.int32), len(found)
 
 
-def _spread(groups: Sequence[str]) -> NDArray[np.float64]:
-    """The places of groups of one composition: at equal distances from 0 to 1, in an order that nobody chose; a single one
-    stands anywhere."""
-    seeds = [seed_of(group, "tier") for group in groups]
-    order = sorted(range(len(groups)), key=lambda number: (seeds[number], groups[number]))
-    offset = 0.5 if len(order) > 1 else seed_of(groups[0], "tier place") % 1_000_003 / 1_000_003
-    places = np.empty(len(groups))
-    places[order] = (np.arange(len(groups)) + offset) / len(groups)
+def _of_groups(group: NDArray[np.int32], values: NDArray[Any], count: int) -> NDArray[Any]:
+    """What all rows of a group say alike, by group."""
+    found = np.zeros(count, dtype=values.dtype)
+    found[group] = values
+    return found
+
+
+def _alike(cell: NDArray[np.int32], size: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The same number for groups of the same rows. `cell`: of every row, sorted by group and in it; `size`: rows by group."""
+    start, kind = np.cumsum(size, dtype=np.int32) - size, np.zeros(len(size), dtype=np.int32)
+    cells = int(cell.max()) + 1
+    left, row, new = np.arange(len(size), dtype=np.int32), 0, 0
+    while len(left):
+        # Row after row: alike so far, and alike in this row. Groups that end here keep a number that none gets later.
+        number, found = _numbers(kind[left].astype(np.int64) * cells + cell[start[left] + row])
+        kind[left] = new + number
+        row, new = row + 1, new + found
+        left = left[size[left] > row]
+    return kind
+
+
+def _spread(kind: NDArray[np.int32], seed: Rows, spot: NDArray[np.int32]) -> NDArray[np.float64]:
+    """The places of groups, those of one kind at equal distances from 0 to 1, in an order that nobody chose; one that is the
+    only one of its kind stands anywhere."""
+    order = np.lexsort((seed, kind))  # where two are equal, by name: so they are numbered
+    first = np.flatnonzero(np.diff(kind[order], prepend=-1))
+    many = np.diff(first, append=len(order))
+    offset = np.where(many > 1, 0.5, spot[order[first]] / _PLACES)
+    found = np.arange(len(order), dtype=np.float64)
+    found -= np.repeat(first, many)
+    found += np.repeat(offset, many)
+    found /= np.repeat(many, many)
+    places = np.empty(len(order))
+    places[order] = found
     return places
 
 
 def _even(
-    chosen: NDArray[np.bool_], fixed: NDArray[np.bool_], at: NDArray[np.float64], end: float, net: Rows
+    chosen: NDArray[np.bool_], fixed: NDArray[np.bool_], at: NDArray[np.float64], end: float, net: NDArray[np.int32]
 ) -> NDArray[np.bool_]:
     """`chosen` with the groups nearest to the `end` added or taken out until no label of any category is ahead, or nothing
     helps. `net`: (groups, categories) how many more real than synthetic images each has; `fixed` ones stay."""
     chosen = chosen.copy()
-    while (ahead := net[chosen].sum(axis=0)).any():
-        after = np.abs(ahead + np.where(chosen[:, None], -net, net)).sum(axis=1)
-        helps = np.flatnonzero((after < np.abs(ahead).sum()) & ~fixed)
+    while (ahead := net[chosen].sum(axis=0, dtype=np.int64)).any():
+        helps = np.concatenate([_helps(chosen, fixed, ahead, net, start) for start in range(0, len(net), _AT_ONCE)])
         if not len(helps):
             break
         nearest = helps[np.argmin(np.abs(at[helps] - end))]
         chosen[nearest] = not chosen[nearest]
     return chosen
+
+
+def _helps(
+    chosen: NDArray[np.bool_], fixed: NDArray[np.bool_], ahead: Rows, net: NDArray[np.int32], start: int
+) -> NDArray[np.int64]:
+    """The groups, of a few from `start` on, that bring labels nearer to even where they are added or taken out."""
+    some = slice(start, start + _AT_ONCE)
+    after = np.abs(ahead + np.where(chosen[some, None], -net[some], net[some])).sum(axis=1)
+    return start + np.flatnonzero((after < np.abs(ahead).sum()) & ~fixed[some])
 
 
 def files(

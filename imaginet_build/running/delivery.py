@@ -44,6 +44,11 @@ class Where:
             raise UsageError(f"--tag {self.tag} is the name of the branch: choose another")
 
 
+def tag_of(where: Where, version: str) -> str | None:
+    """The name that a version gets on the Hub: the one asked for, else its own number; none on a branch beside the main one."""
+    return where.tag or (f"v{version}" if where.branch == "main" else None)
+
+
 def named(recipe: Recipe, repo: str | None, push: bool) -> str | None:
     """The data set of the Hub that a call means: `repo`, or with `push` the one that the recipe names, if it does."""
     if push and not (repo or recipe.publish.repo):
@@ -82,7 +87,7 @@ def publish(
         )
         pushed = pushing.push(
             published.path, repository, audit=partial(_judge, session, said, published.withheld),
-            private=where.private, tag=where.tag, overwrite=where.overwrite, public=public,
+            private=where.private, tag=tag_of(where, published.version), overwrite=where.overwrite, public=public,
         )  # fmt: skip
         return stages.published_json(published, said) | {"pushed": pushed.to_json()}, said
     folder = urlpush.local(where.out) if where.out is not None else None

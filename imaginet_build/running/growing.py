@@ -91,7 +91,8 @@ def planned(session: Session, grown: Grown, clear: Clearance) -> Grown:
     store, recipe = session.store, session.recipe
     balances.balance(store, recipe.balance, recipe.equalize, recipe.seed, clear.bars, grown.here)
     plan = store.plan()
-    gone = set(plan.filter(pc.invert(plan["keep"]))["id"].to_pylist()) | {notice.id for notice in clear.notices.taken}
+    gone = set(plan.filter(pc.invert(plan["keep"]))["id"].to_pylist())
+    gone |= {notice.id for notice in clear.notices.taken if notice.recognised}
     found = Grown(grown.here.without(gone & _ids(grown.here)), grown.out.without(gone & _ids(grown.out)))
     if count := found.here.gone:
         log.warning(

@@ -13,6 +13,7 @@ from imaginet_build import recipe as recipes
 from imaginet_build.collect import folders
 from imaginet_build.collecting.quotas import limited
 from imaginet_build.errors import MissingExtra
+from imaginet_build.paying import dues
 from imaginet_build.records import make_id
 from imaginet_build.running import stages, summaries
 from imaginet_build.running.composition import composition
@@ -113,10 +114,12 @@ def forecast(
     *,
     source: str | None = None,
     limit: int | None = None,
+    most: int | None = None,
 ) -> dict[str, Any]:
     """What a command would do: how many images of each entry, and how many of them are here. Loads and fetches nothing.
 
-    `source`, `limit`: of one source alone, and at most so many of each entry, as `collect` takes them.
+    `source`, `limit`: of one source alone, and at most so many of each entry, as `collect` takes them; `most`: at most so many
+    drawn in all, as `generate` takes it.
     """
     recipe, store = session.recipe, session.store
     if source is not None or limit is not None:
@@ -137,6 +140,8 @@ def forecast(
         ]
         document["collected"] = sum(len(store.names(part)) for part in store.parts("collect"))
     if "generate" in which:
+        drawn = [entry for entry in recipe.generate if generator in (None, entry.generator)]
+        bills = dues.bills(store, drawn, most, session.trust)
         document["generate"] = [
             {
                 "generator": entry.generator,
@@ -146,8 +151,8 @@ def forecast(
                 "needs": orders.needed(catalog.card("generators", entry.generator), session.trust),
                 "missing": catalog.missing(catalog.card("generators", entry.generator)),
             }
-            for entry in recipe.generate
-            if generator in (None, entry.generator)
+            | ({"paid": bill} if bill else {})
+            for entry, bill in zip(drawn, bills, strict=True)
         ]
         document["generated"] = len(store.ids("generate"))
     return document

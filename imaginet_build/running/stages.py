@@ -33,7 +33,7 @@ from imaginet_build.releases.release import read_manifest
 from imaginet_build.releases.releasewriter import OrderedMap
 from imaginet_build.releases.rights import Clearance
 from imaginet_build.releases.robustness import Wanted as Perturbed
-from imaginet_build.running import clearance, growing
+from imaginet_build.running import clearance, evaluation, growing
 from imaginet_build.running.clearance import Asked
 from imaginet_build.running.workspace import Session, begun
 from imaginet_build.store import Store, write_text
@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 Entry = TypeVar("Entry", Collect, Generate)
-_HALVES = (("real", "0_real", "nature"), ("synthetic", "fake", "1_fake", "ai"))
 
 
 def collect(session: Session, source: str | None = None, limit: int | None = None, retry: bool = False) -> collects.Collected:
@@ -169,16 +168,13 @@ def publish(
         said: dict[str, Any],
         folder: Path = store.root / "release",
         terms: Clearance = clear,
-        complete: str = "",
         previous: Previous | None = grown.here if grown else None,
         number: str | None = version,
     ) -> publishes.Published:
         return publishes.publish(
             store, folder, views=recipe.publish.views, rows_per_file=recipe.publish.rows_per_file,
-            recipe_digest=recipes.digest(recipe), about=about,
-            gate=said.get("gate"), probes=said.get("probes", ()), audited=said.get("settings"),
-            map=partial(_ordered, session.pool), perturbed=_perturbed(recipe), cleared=terms, complete=complete,
-            previous=previous, version=number, provenance=texts, beside=store.root / "release",
+            told=publishes.Told(about, said, recipes.digest(recipe), texts), perturbed=_perturbed(recipe), cleared=terms,
+            previous=previous, version=number, beside=store.root / "release", map=partial(_ordered, session.pool),
         )  # fmt: skip
 
     said = _audited(store)
@@ -208,7 +204,7 @@ def publish(
     if out is None:
         return write(said), said
     number = version if grown else published.version
-    return write(said, out, terms, published.digest, grown.out if grown else None, number), said
+    return write(said, out, terms, grown.out if grown else None, number), said
 
 
 def _perturbed(recipe: Recipe) -> Perturbed:
@@ -311,10 +307,10 @@ def _entries(entries: Sequence[Entry], key: str, name: str | None, command: str)
 
 def train(session: Session, detector: str | None = None) -> list[Path]:
     """A checkpoint for each seed of the recipe, in `<work>/baseline`; finished ones are left as they are."""
-    from imaginet_build.baseline.train import Settings
+    from imaginet_build.baseline.settings import Settings
     from imaginet_build.baseline.train import train as learn
 
-    wanted, release = session.recipe.baseline, _release(session)
+    wanted, release = session.recipe.baseline, evaluation.release_of(session)
     card = catalog.card("detectors", detector or wanted.detector)
     if "preset" not in card.options:
         raise UsageError(f"the detector '{card.name}' is not trained here; judge it: build-imaginet baseline evaluate")
@@ -329,60 +325,20 @@ def train(session: Session, detector: str | None = None) -> list[Path]:
     return checkpoints
 
 
-def evaluate(
-    session: Session, detector: str | None = None, checkpoint: Path | None = None, on: Path | None = None
-) -> dict[str, Any]:
-    """Judge a detector: the checkpoints of the work folder, one given, or a card that needs none."""
-    from imaginet_build.baseline.evaluate import evaluate as judge
-
-    name = detector or session.recipe.baseline.detector
-    trained = sorted((session.store.root / "baseline" / name).glob("seed-*")) if checkpoint is None else [checkpoint]
-    if "preset" in catalog.card("detectors", name).options and not trained:
-        raise UsageError(f"'{name}' is not trained yet in {session.store.root}: run build-imaginet baseline train first")
-    out = session.store.root / "baseline" if on is None else None
-    target = _release(session) if on is None else _judged(on)
-    return judge(target, out, detector=name, checkpoints=trained, bootstrap=session.recipe.audit.bootstrap).document
-
-
 def baseline(session: Session, detector: str | None = None) -> dict[str, Any]:
     """Train if needed, then judge."""
     name = detector or session.recipe.baseline.detector
     if "preset" in catalog.card("detectors", name).options:
         train(session, name)
-    return evaluate(session, name)
+    return evaluation.evaluate(session, evaluation.Asked((name,)))
 
 
-def detect(paths: Sequence[Path], checkpoint: Path | None, work: Path | None) -> list[dict[str, Any]]:
-    """Look at images with a checkpoint, with the one trained in a work folder, or with the detector that ships."""
-    from imaginet_build.detect import detect as look
+def doctor(work: Path | None, online: bool, generator: str | None = None, trust: bool = False) -> list[dict[str, Any]]:
+    """What works here; or, with a `generator`, whether that one keeps what every generator must."""
+    if generator is not None:
+        from imaginet_build.running import adapterproof
 
-    if checkpoint is None and work is not None:
-        trained = sorted((work / "baseline").glob("*/seed-*/model.safetensors"))
-        if not trained:
-            raise UsageError(f"nothing is trained in {work}: build-imaginet baseline train --work {work}, or leave --work out")
-        checkpoint = trained[0].parent
-    return look(paths, checkpoint)
-
-
-def doctor(work: Path | None, online: bool) -> list[dict[str, Any]]:
-    """What works here."""
+        return [asdict(check) for check in adapterproof.prove(generator, trust)]
     from imaginet_build.doctor import checks
 
     return [asdict(check) for check in checks(work or Path("work"), online=online)]
-
-
-def _release(session: Session) -> Path:
-    folder = session.store.root / "release"
-    if not (folder / "release.json").is_file():
-        raise UsageError(f"no release in {session.store.root}: run build-imaginet publish first")
-    return folder
-
-
-def _judged(on: Path) -> Path | tuple[Path, Path]:
-    """A release folder, or the two halves of a folder."""
-    if (on / "release.json").is_file():
-        return on
-    halves = [next((on / name for name in names if (on / name).is_dir()), None) for names in _HALVES]
-    if halves[0] is None or halves[1] is None:
-        raise UsageError(f"{on} is neither a release nor a folder with real and synthetic (or fake) in it")
-    return halves[0], halves[1]

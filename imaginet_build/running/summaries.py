@@ -257,9 +257,29 @@ def forecast_text(document: Mapping[str, Any]) -> str:
             f"generate  {entry['generator']}: {entry['images']} images of {entry['category']} in {entry['batches']} batches"
         )
         lines += [f"          {need}" for need in entry["missing"]]
+        lines += [f"          {said}" for said in bill_lines(entry["paid"])] if "paid" in entry else []
     here = document.get("collected", 0) + document.get("generated", 0)
     lines.append(f"here already: {here} images")
     return "\n".join(lines)
+
+
+def bill_lines(bill: Mapping[str, Any]) -> list[str]:
+    """What images would cost that are bought, how long they would take, and what was spent."""
+    usd = bill["usd"]
+    cost = (
+        "dollars not known" if usd is None else f"${usd[0]:,.2f}" if usd[0] == usd[1] else f"${usd[0]:,.2f} to ${usd[1]:,.2f}"
+    )
+    hours = "hours not known before the first image: give options.per_minute, the account's rate limit"
+    hours = hours if bill["hours"] is None else f"about {bill['hours']:,.1f} hours" if bill["hours"] >= 1 else "under an hour"
+    how = "orders in batches, drawn within a day each" if bill["mode"] == "batch" else "requests"
+    spent = f"spent so far: ${bill['spent_usd']:,.2f} for {bill['spent_images']:,} images"
+    lost = f", {bill['unknown']:,} of them of unknown outcome" if bill["unknown"] else ""
+    limits = [f"{key} = {bill[key]:,}" for key in ("budget_usd", "budget_images") if bill[key] is not None]
+    return [
+        f"{bill['images']:,} images left: {bill['requests']:,} {how}, {cost}, {hours}",
+        f"prices {bill['price']}",
+        f"{spent}{lost}; {' and '.join(limits) or 'no budget is set: options.budget_usd, options.budget_images'}",
+    ]
 
 
 def composition_text(document: Mapping[str, Any]) -> str:
@@ -282,8 +302,16 @@ def composition_text(document: Mapping[str, Any]) -> str:
 
 def prompts_text(document: Mapping[str, Any]) -> str:
     """Counts, what is double, and a sample of prompts."""
-    head = f"{document['count']} prompts, {document['duplicates']} near-identical, {document['named']} naming a person"
-    return "\n".join([head, *(f"  {text}" for text in document["sample"])])
+    by = ", ".join(f"{count} {name}" for name, count in document["categories"].items())
+    lines = [
+        f"{document['count']} prompts ({by}), {document['duplicates']} near-identical, {document['named']} naming a person",
+        f"{document['words_mean']:.1f} words in the mean, {document['words_max']} at most",
+    ]
+    for slot, counts in document["balance"].items():
+        low, high = min(counts.values()), max(counts.values())
+        each = f"{low} each" if low == high else f"{low} to {high} each"
+        lines.append(f"{slot}: {len(counts)} words, {each}")
+    return "\n".join([*lines, *(f"  {text}" for text in document["sample"])])
 
 
 def published_text(document: Mapping[str, Any]) -> str:
@@ -334,36 +362,6 @@ def doctor_text(checks: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"{'ok  ' if check['ok'] else 'no  '}{check['name']}: {check['detail']}")
         lines += [f"    {check['remedy']}"] if check["remedy"] and not check["ok"] else []
     return "\n".join(lines)
-
-
-def results_text(document: Mapping[str, Any], track: str = "both") -> str:
-    """What a detector reached, and the controls that say what it is worth."""
-    parts = [f"{document['detector']} on {document['test']['images']} test images in {document['test']['groups']} groups"]
-    if track in ("origin", "both"):
-        origin = document["tracks"]["origin"]
-        keys = ("auc", "ap", "balanced_accuracy", "tpr_at_fpr_1e-2", "ece", "threshold")
-        parts.append(
-            columns([["origin", *(origin[key] for key in keys), interval(origin["ci95"])]], ["track", *keys, "AUC ci95"])
-        )
-        parts += [f"  {key}: {why}" for key, why in origin.get("reasons", {}).items()]
-        rows = [
-            [kind, name, figures.get("images"), figures["auc"], figures["balanced_accuracy"]]
-            for kind, found in (("generator", document["by_generator"]), ("content type", document["by_content_type"]))
-            for name, figures in found.items()
-        ]
-        parts.append(columns(rows, ["by", "name", "images", "auc", "balanced_accuracy"]))
-    if track in ("generator", "both"):
-        named = document["tracks"]["generator"]
-        rows = [[kind, f["accuracy"], f["balanced_accuracy"], f["macro_auc"]] for kind, f in named.items()]
-        parts.append(columns(rows, ["track", "accuracy", "balanced_accuracy", "macro_auc"]))
-    controls = [f"  {name}: {_control(name, said)}" for name, said in document["controls"].items()]
-    return "\n".join([*parts, "controls:", *controls])
-
-
-def _control(name: str, said: Mapping[str, Any]) -> object:
-    if name != "bias" or said["score"] is None:
-        return said
-    return f"{number(said['score'])} ({said['worst']}): how far P(synthetic) moves when one class alone is treated; 0 is best"
 
 
 def verdicts_text(verdicts: Sequence[Mapping[str, Any]]) -> str:

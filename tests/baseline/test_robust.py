@@ -59,7 +59,7 @@ def test_every_condition_has_its_rows_and_their_bytes(release: Path) -> None:
 
 
 def test_figures_curves_and_the_worst_condition(release: Path) -> None:
-    found = robust.judged(release, seeing, bootstrap=50)
+    found = robust.judged(robust.scored(release, seeing), bootstrap=50)
     assert found is not None
     conditions = found["conditions"]
     assert list(conditions) == list(SOME)
@@ -71,6 +71,10 @@ def test_figures_curves_and_the_worst_condition(release: Path) -> None:
     assert (conditions["noise-8"]["auc"], conditions["noise-8"]["balanced_accuracy"]) == (1, 0.5)
     assert (conditions["noise-8"]["found"], conditions["noise-8"]["false_alarms"]) == (0, 0)
     assert (conditions["blur-0.5"]["found"], conditions["blur-0.5"]["false_alarms"]) == (1, 0)
+    # All called real: as one-sided as an error can be. A guess errs on both sides.
+    assert (conditions["noise-8"]["lean"], conditions["blur-0.5"]["lean"]) == (1, 0)
+    assert abs(conditions["jpeg-40"]["lean"]) < 0.7
+    assert (found["one_sided"]["score"], found["one_sided"]["worst"]) == (1, "noise-8")
     curves = found["curves"]
     assert {kind: [point[0] for point in points] for kind, points in curves.items()} == {
         "jpeg": [40, 100], "webp": [70], "resize": [1, 2.4], "blur": [0.5], "noise": [8], "crop": [96],
@@ -78,8 +82,19 @@ def test_figures_curves_and_the_worst_condition(release: Path) -> None:
     assert curves["jpeg"][0] == [40, conditions["jpeg-40"]["auc"], *conditions["jpeg-40"]["ci95"]]
 
 
+def test_the_report_draws_each_sweep_with_its_band(release: Path) -> None:
+    found = report.sweeps({"robustness": robust.judged(robust.scored(release, seeing), bootstrap=20)})
+    assert [one["kind"] for one in found] == ["jpeg", "resize"], "a sweep of one point is no curve"
+    jpeg, resize = found
+    assert len(jpeg["line"].split()) == 2
+    assert len(jpeg["band"].split()) == 4
+    assert jpeg["line"].split()[1] == "300.0,0.0", "quality 100: AUC 1, at the top"
+    assert [text for _, text in resize["ticks"]] == ["1", "2.4"]
+    assert report.sweeps(None) == []
+
+
 def test_a_release_without_the_set_has_no_figures(tmp_path: Path) -> None:
-    assert robust.judged(tested.equalized(tmp_path, 2), seeing, 10) is None
+    assert robust.judged(robust.scored(tested.equalized(tmp_path, 2), seeing), 10) is None
 
 
 def test_a_trained_detector_is_judged_on_it_and_the_report_shows_it(tiny: Path, trained: Path, tmp_path: Path) -> None:

@@ -542,3 +542,16 @@ def test_killed_and_resumed_it_has_no_duplicate_and_no_gap(tmp_path, monkeypatch
 )
 def test_killed_again_and_again_it_has_no_duplicate_and_no_gap(tmp_path, monkeypatch, kind, count):
     killed_and_resumed(tmp_path, monkeypatch, kind, count, 1000, 6)
+
+
+def test_a_fault_of_ours_is_not_called_damage_and_one_of_a_library_is(tmp_path, monkeypatch):
+    """Whose line raised it decides."""
+    path = zipped(tmp_path / "set.zip", {"a.jpg": jpeg("a", 48, 40)})
+    for module in ("imaginet_build.collectors.archive", "some.library"):
+        line = compile("lambda self, *_: self.nothing_of_that_name", "line", "eval")
+        monkeypatch.setattr(Archive, "_described", eval(line, {"__name__": module}))
+        if module == "some.library":
+            assert reasons(listed(path)) == {"set.zip": "damaged"}
+        else:
+            with pytest.raises(AttributeError, match="nothing_of_that_name"):
+                listed(path)

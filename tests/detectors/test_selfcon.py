@@ -187,6 +187,16 @@ def test_the_small_network_does_not_see_brightness_or_flat_colour(small: nn.Modu
         torch.testing.assert_close(small(x + torch.tensor([40.0, 5.0, 20.0])[:, None, None]), small(x), atol=1e-3, rtol=1e-3)
 
 
+def test_as_rgb_the_small_network_sees_brightness_and_has_no_statistics() -> None:
+    torch.manual_seed(0)
+    plain = build(NetworkConfig("small", NAMES, crop=32, width=8, sees="rgb")).eval().encoder
+    x = torch.rand(3, 3, 32, 32) * 100
+    with torch.no_grad():
+        bright, dark = plain(x + 100)[0], plain(x)[0]
+    assert (bright - dark).norm() > 0.3 * dark.norm()
+    assert not [key for key in plain.state_dict() if "counted" in key]
+
+
 def test_the_dct_basis_is_orthonormal() -> None:
     flat = dct_filters().reshape(63, 64).astype(np.float64)
     np.testing.assert_allclose(flat @ flat.T, np.eye(63), atol=1e-6)

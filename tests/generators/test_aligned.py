@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import shutil
 from dataclasses import replace
 
+import diffusers
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from imaginet_build import catalog
 from imaginet_build.errors import UsageError
+from imaginet_build.generators import stack
 from imaginet_build.generators.aligned import Autoencoder, ImageToImage, Inpaint, pad
 from imaginet_build.records import Order, Refusal, SourceImage, make_id
 
@@ -89,6 +93,58 @@ def test_several_autoencoders_in_one_card_share_the_orders(tiny_sd, tiny_sdxl, c
         Autoencoder(models=["a/b", "c/d"], revision="123")
     with pytest.raises(UsageError, match="give a model"):
         Autoencoder(name="empty")
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_what_lies_in_the_hubs_cache_is_used_without_a_network_and_its_commit_recorded(tiny_sd, tmp_path, cat, monkeypatch):
+    for name in ("one", "two"):
+        place = tmp_path / f"models--somebody--{name}"
+        shutil.copytree(tiny_sd, place / "snapshots" / COMMIT)
+        (place / "refs").mkdir()
+        (place / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    both = Autoencoder(models=["somebody/one", "somebody/two"], subfolder="vae")
+    made = [next(both.draw([order_of(cat.crop((0, 0, 32, 32)), str(i))])).info["params"] for i in range(6)]
+    assert {one["model"] for one in made} == {"somebody/one", "somebody/two"}
+    assert {one["revision"] for one in made} == {COMMIT}
+    drawn = ImageToImage("somebody/one", revision=COMMIT, steps=4).draw([order_of(cat.crop((0, 0, 64, 48)))])
+    assert next(drawn).size == (64, 48)
+
+
+def test_any_autoencoder_of_diffusers_will_do(tmp_path, cat):
+    """One frame of a film, quantised codes, packed latents, a decoder larger than its encoder."""
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    deep = {"base_dim": 8, "z_dim": 4, "num_res_blocks": 1, "temperal_downsample": [False, True, True]}
+    level = {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}
+    kinds = {
+        "AutoencoderTiny": {
+            "encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4, "num_encoder_blocks": (1,) * 4,
+            "num_decoder_blocks": (1,) * 4,
+        },
+        "VQModel": {**blocks, "block_out_channels": (8, 8), "norm_num_groups": 4, "num_vq_embeddings": 16},
+        "AsymmetricAutoencoderKL": {
+            **blocks, "down_block_out_channels": (8, 8), "up_block_out_channels": (8, 8), "norm_num_groups": 4,
+        },
+        "AutoencoderKLFlux2": {**blocks, "block_out_channels": (8, 8), "latent_channels": 4, "norm_num_groups": 4},
+        "AutoencoderKLQwenImage": {**deep, **level, "dim_mult": [1, 2, 2, 2]},
+        "AutoencoderKLWan": {**deep, **level, "dim_mult": [1, 1, 1, 1]},
+        "AutoencoderKLTemporalDecoder": {
+            "block_out_channels": (32, 32), "layers_per_block": 1, "down_block_types": ("DownEncoderBlock2D",) * 2,
+        },
+        "AutoencoderKLCogVideoX": {
+            "block_out_channels": (8,) * 4, "norm_num_groups": 4, "layers_per_block": 1, "latent_channels": 4,
+        },
+    }  # fmt: skip
+    torch.manual_seed(0)
+    order = order_of(cat.crop((0, 0, 61, 47)))
+    for kind, settings in kinds.items():
+        with stack.no_vendor_warnings():
+            getattr(diffusers, kind)(**settings).save_pretrained(tmp_path / kind)
+        drawn = [next(Autoencoder(str(tmp_path / kind), sample=sample).draw([order])) for sample in (False, True)]
+        assert [image.size for image in drawn] == [(61, 47)] * 2, kind
 
 
 def test_a_model_that_is_no_autoencoder_is_refused(tiny_sd):

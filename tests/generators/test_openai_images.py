@@ -3,146 +3,27 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import logging
 import pickle
-import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
 import pytest
 from inline import Inline
-from PIL import Image
+from paid_server import KEY, answer, drips, drops, drops_in_the_body, picture, problem, says, serving, waits
 
 from imaginet_build import catalog, engine
 from imaginet_build.errors import UsageError
 from imaginet_build.generate import generate
-from imaginet_build.generators import api, conformance
+from imaginet_build.generators import api, conformance, openai_images, pace
 from imaginet_build.generators.openai_images import OpenAIImages
+from imaginet_build.paying.ledger import Stopped
 from imaginet_build.recipe import Generate
-from imaginet_build.records import Refusal, random_of
+from imaginet_build.records import Refusal
 from imaginet_build.store import Store
 
-KEY = "sk-proj-THE-SECRET-0123456789"
 ORDERS = conformance.orders(6, 64, 48, needs="prompt")
-
-
-def picture(prompt: str, size: str) -> bytes:
-    """What the honest server draws: smooth noise that the prompt alone decides."""
-    width, height = map(int, size.split("x"))
-    coarse = random_of(prompt, "served").integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(out, "PNG")
-    return out.getvalue()
-
-
-def answer(data: bytes | str) -> dict:
-    text = data if isinstance(data, str) else base64.b64encode(data).decode()
-    return {
-        "created": 1,
-        "data": [{"b64_json": text}],
-        "usage": {"input_tokens": 10, "output_tokens": 100, "total_tokens": 110},
-    }
-
-
-def problem(code: str | None, message: str = "no", kind: str = "image_generation_user_error", param: str | None = None) -> dict:
-    return {"error": {"code": code, "message": f"{message} (you sent {KEY})", "type": kind, "param": param}}
-
-
-class Server(ThreadingHTTPServer):
-    """`script[prompt]`: what happens to the first, second, ... request for it; honest work after that and otherwise."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script: dict[str, list] = {}
-        self.asked: list[dict] = []
-        self.times: list[float] = []
-        self.keys: set[str] = set()
-        self.running = self.most = 0
-        self.lock = threading.Lock()
-        self.closing = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def handle_error(self, request, client_address):
-        """A client that hangs up is part of the tests."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: Server
-
-    def log_message(self, *_):
-        pass
-
-    def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.asked.append(asked)
-            self.server.times.append(time.monotonic())
-            self.server.keys.add(self.headers["Authorization"])
-            self.server.running += 1
-            self.server.most = max(self.server.most, self.server.running)
-            plan = self.server.script.get(asked["prompt"], [])
-            act = plan.pop(0) if plan else None
-        try:
-            act(self, asked) if act else self.reply(200, answer(picture(asked["prompt"], asked["size"])))
-        finally:
-            with self.server.lock:
-                self.server.running -= 1
-
-    def reply(self, status, body, headers=(), kind="application/json"):
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
-        for name, value in headers:
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-
-def says(status, body, *headers, kind="application/json"):
-    return lambda handler, asked: handler.reply(status, body, headers, kind)
-
-
-def drops(handler, asked):
-    handler.close_connection = True
-    handler.connection.shutdown(2)
-
-
-def drops_in_the_body(handler, asked):
-    handler.send_response(200)
-    handler.send_header("Content-Length", "5000")
-    handler.end_headers()
-    handler.wfile.write(b'{"data": [')
-    drops(handler, asked)
-
-
-def drips(handler, asked):
-    """One byte now and then: no single read takes long, the whole does."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "5000")
-    handler.end_headers()
-    for _ in range(100):
-        if not handler.server.closing.wait(0.05):
-            handler.wfile.write(b" ")
-
-
-def waits(seconds):
-    def act(handler, asked):
-        handler.server.closing.wait(seconds)
-        handler.reply(200, answer(picture(asked["prompt"], asked["size"])))
-
-    return act
 
 
 @pytest.fixture
@@ -151,14 +32,8 @@ def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in ("OPENAI_BASE_URL", "OPENAI_LOG", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.delenv(name, raising=False)
-    served = Server()
-    thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield served
-    served.closing.set()
-    served.shutdown()
-    thread.join()
-    served.server_close()
+    with serving() as served:
+        yield served
 
 
 @pytest.fixture(autouse=True)
@@ -185,7 +60,7 @@ def first(server, *acts, **more):
 def stops(server, *acts, **more) -> str:
     """What is said when these things end the whole run."""
     server.script = {ORDERS[0].prompt.text: list(acts)}
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(more.pop("error", Stopped)) as caught:
         list(made(server, **({"concurrency": 1} | more)).draw(ORDERS[:3]))
     assert "THE-SECRET" not in f"{caught.value!r}"
     return str(caught.value)
@@ -231,7 +106,6 @@ def test_one_request_is_one_image_and_carries_what_the_card_says(server):
         "quality": "low",
         "output_format": "png",
         "options": {"moderation": "low"},
-        "batch_usage": {"input_tokens": 20, "output_tokens": 200, "images": 2},
     }
 
 
@@ -246,7 +120,7 @@ def test_it_works_inside_a_running_event_loop(server):
     async def notebook():
         return list(made(server).draw(ORDERS[:1]))
 
-    assert api.run(notebook()) == [HONEST]
+    assert pace.run(notebook()) == [HONEST]
 
 
 def test_what_a_server_says_is_repeated_without_keys():
@@ -258,9 +132,13 @@ def test_what_a_server_says_is_repeated_without_keys():
     assert len(api.scrub("x" * 5000)) == 200
 
 
-def test_a_server_without_keys_needs_none(server, monkeypatch):
+def test_a_server_without_keys_needs_none_and_one_on_this_machine_may_do_without(server, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "mine-0123456789")
+    assert first(server, key_variable="MY_KEY") == HONEST
     monkeypatch.delenv("OPENAI_API_KEY")
     assert first(server, key_variable="") == HONEST
+    assert first(server) == HONEST
+    assert server.keys == {"Bearer mine-0123456789", "Bearer none"}
 
 
 # --- rate limits and broken servers --------------------------------------------------------------------------------------
@@ -276,15 +154,21 @@ def test_retry_after_is_obeyed_by_all_and_fewer_are_asked_at_once_afterwards(ser
 
 
 def test_a_limit_halves_what_runs_at_once_and_success_raises_it_by_one():
-    async def course():
-        pace = api.Pace(8)
+    async def run():
+        course = pace.Pace(8)
         seen = []
-        for happens in (pace.well, lambda: pace.slow(0), lambda: pace.slow(0), *[pace.well] * 5, *[lambda: pace.slow(0)] * 3):
+        for happens in (
+            course.well,
+            lambda: course.slow(0),
+            lambda: course.slow(0),
+            *[course.well] * 5,
+            *[lambda: course.slow(0)] * 3,
+        ):
             happens()
-            seen.append(pace.limit)
+            seen.append(course.limit)
         return seen
 
-    assert api.run(course()) == [8, 4, 2, 2, 3, 3, 3, 4, 2, 1, 1]
+    assert pace.run(run()) == [8, 4, 2, 2, 3, 3, 3, 4, 2, 1, 1]
 
 
 def test_a_rate_limit_longer_than_longest_wait_ends_the_run_and_rejects_nothing(server):
@@ -313,29 +197,41 @@ def test_rate_limits_without_a_time_or_with_none_are_waited_out_but_not_for_ever
     ],
 )
 def test_retry_after_in_every_spelling(headers, seconds):
-    assert api.retry_after(headers) == seconds
+    assert pace.retry_after(headers) == seconds
 
 
-@pytest.mark.parametrize("act", [drops, drops_in_the_body, *(says(n, problem(None)) for n in (500, 502, 503))])
-def test_broken_servers_are_asked_again_so_many_times(server, act):
+@pytest.mark.parametrize("status", [500, 502, 503])
+def test_broken_servers_are_asked_again_so_many_times(server, status):
+    act = says(status, problem(None))
     assert first(server, act, act) == HONEST
     got = first(server, *[act] * 9, retries=2)
-    assert got.reason in ("dropped", "server-error")
+    assert got.reason == "server-error"
     assert len(server.asked) == 3 + 3
 
 
-@pytest.mark.parametrize("act", [drips, waits(3), says(504, b"<html>gateway</html>", kind="text/html")])
+@pytest.mark.parametrize("act", [drops, drops_in_the_body])
+def test_a_dropped_connection_may_have_been_billed_and_is_asked_again_only_where_that_is_allowed(server, act, caplog):
+    got = first(server, act)
+    assert (got.reason, len(server.asked)) == ("dropped", 1)
+    assert "may have been billed" in got.detail
+    assert first(server, act, act, ask_again=True) == HONEST
+    assert len(server.asked) == 1 + 3
+    assert "may have been billed" in caplog.text
+    assert first(server, *[act] * 9, ask_again=True, retries=1).reason == "dropped"
+    assert len(server.asked) == 4 + 2
+
+
+@pytest.mark.parametrize("act", [drips, waits(600), says(504, b"<html>gateway</html>", kind="text/html")])
 def test_a_timeout_is_never_asked_again_and_says_what_it_may_have_cost(server, act):
-    began = time.monotonic()
-    got = first(server, act, timeout=0.3)
+    got = first(server, act, timeout=1)
     assert (got.reason, len(server.asked)) == ("timeout", 1)
     assert "may have been billed" in got.detail
-    assert time.monotonic() - began < 2
 
 
-def test_a_server_that_is_not_there_ends_the_run(server):
-    with pytest.raises(UsageError, match=r"127\.0\.0\.1:1 cannot be reached"):
-        list(OpenAIImages("m", "http://127.0.0.1:1/v1", first_wait=0.01, retries=1).draw(ORDERS))
+def test_a_server_that_is_not_there_ends_the_run_and_costs_no_budget(server, caplog):
+    with pytest.raises(Stopped, match=r"127\.0\.0\.1:1 cannot be reached"):
+        list(OpenAIImages("m", "http://127.0.0.1:1/v1", first_wait=0.01, retries=1, budget_images=2).draw(ORDERS))
+    assert sum(record.levelno >= logging.WARNING for record in caplog.records) == 1
 
 
 # --- refusals, money and keys --------------------------------------------------------------------------------------------
@@ -371,12 +267,12 @@ def test_images_finished_before_a_stop_are_given_out_and_lost_ones_are_said(serv
     server.script = {ORDERS[2].prompt.text: [says(429, problem("insufficient_quota"))]}
     answers = made(server, concurrency=1).draw(ORDERS)
     assert [next(answers), next(answers)] == [picture(order.prompt.text, "64x48") for order in ORDERS[:2]]
-    with pytest.raises(UsageError, match="insufficient_quota"):
+    with pytest.raises(Stopped, match="insufficient_quota"):
         next(answers)
     assert len(server.asked) == 3
 
     server.script = {ORDERS[0].prompt.text: [slowly_out_of_money]}
-    with pytest.raises(UsageError, match=r"1 image\(s\) of the batch came after the stop, were paid for and are not kept"):
+    with pytest.raises(Stopped, match=r"1 image\(s\) that came after it were paid for and are not kept"):
         list(made(server, concurrency=2).draw(ORDERS[:2]))
 
 
@@ -395,19 +291,30 @@ def slowly_out_of_money(handler, asked):
     ],
 )
 def test_what_every_order_would_meet_ends_the_run(server, act, words):
-    assert words in stops(server, *[act] * 3)
+    assert words in stops(server, *[act] * 3, error=UsageError)
     assert len(server.asked) == 1
 
 
-def test_the_budget_is_never_passed_and_a_batch_that_would_is_not_begun(server):
+def test_the_budget_is_never_passed(server):
     generator = made(server, budget_images=4)
     assert len(list(generator.draw(ORDERS[:3]))) == 3
-    with pytest.raises(UsageError, match="budget_images = 4, 3 of it spent, and the next batch has 3 images"):
-        list(generator.draw(ORDERS[3:]))
-    assert len(server.asked) == 3
+    answers = generator.draw(ORDERS[3:])
+    assert isinstance(next(answers), bytes)
+    with pytest.raises(Stopped, match="budget_images = 4 is spent"):
+        next(answers)
+    assert len(server.asked) == 4
     # What failed on the way may have been billed, so it counts.
     assert "budget_images = 3 is spent" in stops(server, says(500, problem(None)), budget_images=3)
-    assert len(server.asked) == 3 + 3
+    assert len(server.asked) == 4 + 3
+    # Dollars: what is under way holds back the most it may cost; what came counts as it was billed.
+    prices = {"images": {"any": 0.01}, "input": 5.0, "output": 30.0}
+    generator = made(server, budget_usd=0.02, prices=prices, concurrency=1)
+    with pytest.raises(Stopped, match=r"budget_usd = 0.02 allows no request of up to \$0.01 more: \$0.0122 is spent"):
+        list(generator.draw(ORDERS))
+    assert len(server.asked) == 7 + 4
+    with pytest.raises(UsageError, match="budget_usd needs the most that one image of 64x48 costs"):
+        list(made(server, budget_usd=1).draw(ORDERS[:1]))
+    assert len(server.asked) == 7 + 4
 
 
 def test_settings_and_keys_that_cannot_work_are_named_before_a_request(server, monkeypatch):
@@ -422,7 +329,7 @@ def test_settings_and_keys_that_cannot_work_are_named_before_a_request(server, m
     assert "THE-SECRET" not in str(caught.value)
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UsageError, match="export OPENAI_API_KEY="):
-        made(server)
+        OpenAIImages("m")
 
 
 # --- bytes that are no image ---------------------------------------------------------------------------------------------
@@ -453,13 +360,19 @@ def test_what_is_no_whole_image_of_the_ordered_size_is_refused(server, body, rea
     assert (got.reason, len(server.asked)) == (reason, 1)
 
 
+def test_an_answer_without_end_is_read_no_further_than_an_image_reaches(server, monkeypatch):
+    monkeypatch.setattr(openai_images, "LONGEST", 100_000)
+    got = first(server, says(200, b" " * 3_000_000))
+    assert (got.reason, got.detail) == ("too-large", "the answer is longer than 100,000 bytes")
+
+
 def test_data_urls_are_read(server):
     assert first(server, says(200, answer(f"data:image/png;base64,{WHOLE}"))) == HONEST
 
 
 def test_one_image_delivered_for_two_orders_is_kept_once(server):
     server.script = {ORDERS[1].prompt.text: [says(200, answer(HONEST))]}
-    one, two = made(server).draw(ORDERS[:2])
+    one, two = made(server, concurrency=1).draw(ORDERS[:2])
     assert one == HONEST
     assert (two.reason, two.detail) == ("duplicate-delivery", f"the bytes are those of order {ORDERS[0].id}")
 
@@ -468,7 +381,7 @@ def test_sizes_a_model_does_not_draw_cost_nothing(server):
     for wrong in ((1000, 1000), (64, 256), (4096, 4096)):
         (got,) = made(server).draw(conformance.orders(1, *wrong, needs="prompt"))
         assert got.reason == "bad-size"
-    (got,) = made(server, sizes=["1024x1024"]).draw(ORDERS[:1])
+    (got,) = made(server, sizes=[(1024, 1024)]).draw(ORDERS[:1])
     assert got.reason == "bad-size"
     assert server.asked == []
 
@@ -481,7 +394,7 @@ def test_every_card_is_built_and_draws(server):
     assert len(cards) >= 6
     for card in cards:
         generator = catalog.build(card, base_url=server.url)
-        side = card.options["width"] if "sizes" in card.options else 64
+        side = 1024 if "sizes" in card.options else 64
         (got,) = generator.draw(conformance.orders(1, side, side, needs="prompt"))
         assert isinstance(got, bytes)
         assert server.asked[-1]["model"] == card.model

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import storm_driver
 from pictures import png, write
+from storm_driver import PHASES, PLACES
 
 from imaginet_build.cards import MODELS
 from imaginet_build.store import Store
@@ -54,18 +56,42 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def start(place: Path, work: Path, workers: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, DRIVER, work, "images", str(workers), *(["tiny"] if TINY else [])]
-    environment = os.environ | {"PYTHONPATH": str(DRIVER.parent)}
+def start(place: Path, work: Path, workers: int, *more: str, trap: str = "") -> subprocess.Popen[bytes]:
+    command = [sys.executable, DRIVER, work, "images", str(workers), *(["tiny"] if TINY else []), *more]
+    environment = os.environ | {"PYTHONPATH": str(DRIVER.parent), "STORM_TRAP": trap, "STORM_MARK": str(mark(work, *more))}
     with (work.parent / f"{work.name}.log").open("ab") as log:
         return subprocess.Popen(command, cwd=place, env=environment, stderr=log)
 
 
-def finish(place: Path, work: Path, workers: int) -> float:
+def mark(work: Path, *more: str) -> Path:
+    """Where a run says that it stands in its trap."""
+    return work.parent / f"{work.name}{''.join(more).replace('/', '-')}.mark"
+
+
+def finish(place: Path, work: Path, workers: int, *more: str) -> float:
     """Run to the end; the seconds it took."""
     started = time.monotonic()
-    assert start(place, work, workers).wait(600) == 0, (work.parent / f"{work.name}.log").read_text()
+    assert start(place, work, workers, *more).wait(600) == 0, (work.parent / f"{work.name}.log").read_text()
     return time.monotonic() - started
+
+
+def a_trap(chance: random.Random, kill: int) -> str:
+    """Each phase in its turn, somewhere in it, after it was passed a few times."""
+    phase = list(PHASES)[kill % len(PHASES)]
+    return f"{phase} {chance.choice(PLACES[phase])} {chance.choice((0, 0, 1, 2, 5))}"
+
+
+def struck(run: subprocess.Popen[bytes], flag: Path) -> bool:
+    """Kill a run that stands in its trap; False where it ended before it got there."""
+    patience = time.monotonic() + 300
+    while run.poll() is None and not flag.exists():
+        assert time.monotonic() < patience, "it neither ended nor got to its trap"
+        time.sleep(0.002)
+    run.kill()
+    run.wait()
+    there = flag.exists()
+    flag.unlink(missing_ok=True)
+    return there
 
 
 def state(work: Path) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
@@ -108,50 +134,71 @@ def calm(place: Path) -> tuple[tuple[dict[str, str], dict[str, tuple[str, str]]]
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_killed_at_fifty_random_moments_a_run_ends_as_if_undisturbed(place, calm, workers, monkeypatch):
-    """Start-up takes most of a run this small, so every second moment lies within half a second after a new part shows."""
+    """Ten moments in each of decoding, encoding, writing and linking, where the run stands still until it is killed, and ten at
+    any time at all. The cards come in another order every time."""
     wanted, seconds = calm
     work = place / f"storm{workers}"
     chance = random.Random(workers)
     marker = f"KILL_STORM={work}"
     monkeypatch.setenv("KILL_STORM", str(work))
-    alive = ended = 0
+    hits: Counter[str] = Counter()
     for kill in range(KILLS):
-        store = Store(work)
-        before = len(store.parts())
-        run = start(place, work, workers)
-        deadline = time.monotonic() + chance.uniform(0.0, 1.1 * seconds)
-        while kill % 2 and run.poll() is None and time.monotonic() < deadline and len(store.parts()) == before:
-            time.sleep(0.002)
-        pause = chance.uniform(0.0, 0.05) if kill % 2 else max(0.0, deadline - time.monotonic())
-        try:
-            ended += run.wait(pause) == 0
-        except subprocess.TimeoutExpired:
-            alive += 1
-            run.send_signal(signal.SIGKILL)
+        order = f"order={chance.randrange(1000)}"
+        if kill % 5 == 4:
+            run = start(place, work, workers, order)
+            with suppress(subprocess.TimeoutExpired):
+                run.wait(chance.uniform(0.0, seconds))
+            hits["any time"] += run.poll() is None
+            run.kill()
             run.wait()
-        if ended and run.returncode == 0:
-            # It was quicker than the storm: take something away, as a lost disk would, and go on.
-            for part in chance.sample(store.parts(), min(8, len(store.parts()))):
+        else:
+            trap = a_trap(chance, kill - kill // 5)
+            hits[trap.split()[0]] += struck(start(place, work, workers, order, trap=trap), mark(work, order))
+        # It may be quicker than the storm: take something away, as a lost disk would, and go on.
+        parts = Store(work).parts()
+        if kill % 3 == 2 and len(parts) > 8:
+            for part in chance.sample(parts, 6):
                 part.unlink()
-    assert alive >= KILLS // 2, "the storm hardly hit"
-    finish(place, work, workers)
+    assert all(hits[phase] >= KILLS // 10 for phase in PHASES), f"the storm hardly hit: {hits}"
+    finish(place, work, workers, f"order={chance.randrange(1000)}")
     assert state(work) == wanted
-    patience = time.monotonic() + 20
+    patience = time.monotonic() + 60
     while descendants(marker) and time.monotonic() < patience:
         time.sleep(0.1)
     assert descendants(marker) == [], "processes outlived the run that started them"
 
 
-def test_shards_in_parallel_killed_and_finished_are_the_whole(place, calm, monkeypatch):
-    """Two processes over one work folder at once, both killed now and then."""
-    (kept, refused), seconds = calm
+def test_shards_in_parallel_killed_and_finished_are_the_whole(place, calm):
+    """Two processes over one work folder at once, each with its share of what is drawn, both killed where they stand."""
+    wanted, _ = calm
     work = place / "parallel"
     chance = random.Random(9)
-    for _ in range(6):
-        runs = [start(place, work, 1), start(place, work, 1)]
-        time.sleep(chance.uniform(0.3, 1.0) * seconds)
-        for run in runs:
-            run.kill()
-            run.wait()
-    finish(place, work, 2)
-    assert state(work) == (kept, refused)
+    shares = [("shard=1/2", "order=3"), ("shard=2/2", "order=3")]
+    hits = 0
+    for kill in range(8):
+        runs = [start(place, work, 1, *share, trap=a_trap(chance, kill + n)) for n, share in enumerate(shares)]
+        hits += sum(struck(run, mark(work, *share)) for run, share in zip(runs, shares, strict=True))
+    assert hits >= 8
+    runs = [start(place, work, 1, *share) for share in shares]
+    assert [run.wait(600) for run in runs] == [0, 0]
+    assert state(work) == wanted
+
+
+def test_another_batch_size_after_every_kill_keeps_every_id(place, calm):
+    """Bytes may depend on the batch; which images there are may not, and each says in what batch it was drawn."""
+    (kept, refused), _ = calm
+    work = place / "batches"
+    chance = random.Random(5)
+    sizes = [1, 2, 3, 7]
+    for kill, size in enumerate([*sizes, *sizes]):
+        struck(start(place, work, 2, f"batch={size}", trap=a_trap(chance, kill)), mark(work, f"batch={size}"))
+    finish(place, work, 2, "batch=5")
+    found, left = state(work)
+    assert found.keys() == kept.keys()
+    assert left == refused
+    facts = Store(work).facts(["origin", "generator", "params"]).to_pylist()
+    drawn = [row for row in facts if row["origin"] == "synthetic"]
+    assert {json.loads(row["params"])["batch"] for row in drawn} <= {1, 2, 3, 4, 5, 7}
+    alone = {row["id"] for row in drawn if row["generator"] in ("painter", "copyist")}
+    assert alone
+    assert {name: found[name] for name in alone} == {name: kept[name] for name in alone}

@@ -60,6 +60,7 @@ def test_killed_at_twenty_random_moments_a_push_is_made_once_and_every_byte_is_r
             time.sleep(chance.random() * 0.01)
             process.send_signal(signal.SIGKILL)
             _, err = process.communicate()
+            hub.quiet()
             if process.returncode != -signal.SIGKILL:
                 assert process.returncode == 0, err
                 break

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imaginet_build.records import FACT_SCHEMA, SCHEMA
-from imaginet_build.releases.born import Born, _page, _struct
+from imaginet_build.releases.born import Born, Place, _page, _struct
 from imaginet_build.store import Store, StoreError
 
 
@@ -24,6 +24,13 @@ def facts(number: int, data: bytes) -> dict[str, object]:
     empty: dict[object, object] = {pa.string(): "", pa.bool_(): False, pa.float32(): 0.0}
     row = {field.name: empty.get(field.type, 0) for field in FACT_SCHEMA}
     return row | {"id": f"id-{number}", "nbytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def places(made: Store, ids: list[str], scratch: Path) -> list[Place]:
+    """Where the images `ids` lie."""
+    born = Born(made.parts(), scratch)
+    at = {name: (part, row) for part, path in enumerate(made.parts()) for row, name in enumerate(made.names(path))}
+    return [born.place(*at[name]) for name in ids]
 
 
 def store(root: Path, parts: list[list[int]]) -> tuple[Store, dict[str, bytes]]:
@@ -44,8 +51,7 @@ def test_every_image_is_found_in_any_order(tmp_path_factory: pytest.TempPathFact
     root = tmp_path_factory.mktemp("work")
     made, held = store(root, sizes)
     ids = sorted(held, key=lambda name: hashlib.sha256(name.encode()).digest())
-    born = Born(made, pa.array(ids, pa.string()), root / "scratch")
-    assert [born[i].read() for i in range(len(ids))] == [held[name] for name in ids]
+    assert [place.read() for place in places(made, ids, root / "scratch")] == [held[name] for name in ids]
     assert not (root / "scratch").exists()
 
 
@@ -57,20 +63,18 @@ def test_parts_that_another_tool_wrote_are_read_too(tmp_path: Path, settings: di
     path = made.parts()[0]
     table = pq.read_table(path)
     pq.write_table(table.cast(pa.schema([field.with_nullable(True) for field in table.schema])), path, **settings)
-    ids = list(held)
-    born = Born(made, pa.array(ids, pa.string()), tmp_path / "scratch")
-    assert [born[i].read() for i in range(len(ids))] == [held[name] for name in ids]
+    assert [place.read() for place in places(made, list(held), tmp_path / "scratch")] == list(held.values())
 
 
-def test_an_image_that_no_part_holds_is_named(tmp_path: Path) -> None:
-    made, _ = store(tmp_path, [[4]])
-    with pytest.raises(StoreError, match="holds image elsewhere: run collect and generate again"):
-        Born(made, pa.array(["id-0", "elsewhere"], pa.string()), tmp_path / "scratch")
+def test_a_part_that_has_lost_rows_meanwhile_is_named(tmp_path: Path) -> None:
+    made, _ = store(tmp_path, [[4, 5]])
+    with pytest.raises(StoreError, match=r"part-0\.parquet has changed while it was read: publish again"):
+        Born(made.parts(), tmp_path / "scratch").place(0, 2)
 
 
 def test_a_damaged_or_vanished_part_is_named(tmp_path: Path) -> None:
     made, _ = store(tmp_path, [[4], [5]])
-    born = Born(made, pa.array(["id-0", "id-1"], pa.string()), tmp_path / "scratch")
+    born = places(made, ["id-0", "id-1"], tmp_path / "scratch")
     first, second = made.parts()
     first.write_bytes(first.read_bytes()[:10])
     with pytest.raises(StoreError, match=r"part-0\.parquet is shorter than it was"):
@@ -79,7 +83,7 @@ def test_a_damaged_or_vanished_part_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"part-1\.parquet cannot be read"):
         born[1].read()
     with pytest.raises(StoreError, match=r"part-0\.parquet cannot be read"):
-        Born(made, pa.array(["id-0"], pa.string()), tmp_path / "scratch")
+        Born([first], tmp_path / "scratch")
 
 
 def test_a_length_that_is_wrong_is_noticed_and_the_image_found_all_the_same(tmp_path: Path) -> None:
@@ -88,8 +92,7 @@ def test_a_length_that_is_wrong_is_noticed_and_the_image_found_all_the_same(tmp_
     table = pq.read_table(path)
     wrong = table.set_column(table.schema.get_field_index("nbytes"), SCHEMA.field("nbytes"), [[41, 50, 60]])
     pq.write_table(wrong, path, compression="none", use_dictionary=False, write_statistics=False)
-    born = Born(made, pa.array(list(held), pa.string()), tmp_path / "scratch")
-    assert [born[i].read() for i in range(3)] == list(held.values())
+    assert [place.read() for place in places(made, list(held), tmp_path / "scratch")] == list(held.values())
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"\x15\x00", bytes(range(256)), b"\xff" * 64, b"\x1b\x01"])

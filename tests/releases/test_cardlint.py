@@ -21,7 +21,7 @@ from imaginet_build import audit
 from imaginet_build import publish as publishing
 from imaginet_build.cli import proving
 from imaginet_build.errors import BuildError, UsageError
-from imaginet_build.releases import cardlint, datasetcard, release, releasecheck
+from imaginet_build.releases import cardlint, datasetcard, release, releasecheck, rightstable
 from imaginet_build.running import summaries
 
 NUMBERED = list(datasetcard.TEXTS)
@@ -84,6 +84,39 @@ def test_the_whole_lint_names_the_line_too(whole: Path, data: st.DataObject) -> 
     assert fault.startswith(f"{name}:{text.count(chr(10), 0, found.start()) + 1}: says ")
 
 
+def test_every_number_of_the_card_that_changes_is_found_by_the_whole_lint(copy: Path) -> None:
+    """All of them at once, and each is named on its own line."""
+    path = copy / "README.md"
+    lines = path.read_text(encoding="utf-8").split("\n")
+    wrong = [re.sub(r"\d+", lambda number: str(int(number[0]) + 1), line) for line in lines]
+    assert len(re.findall(r"\d+", "\n".join(lines))) > 250
+    path.write_text("\n".join(wrong), encoding="utf-8")
+    named = [fault.split(": says ")[0] for fault in cardlint.faults(copy)]
+    assert named == [f"README.md:{n}" for n, (a, b) in enumerate(zip(lines, wrong, strict=True), start=1) if a != b]
+
+
+def test_what_may_be_passed_on_is_counted_from_the_rows_though_the_manifest_and_the_card_agree(
+    copy: Path, tmp_path: Path
+) -> None:
+    """The table of rights says it row by row; a manifest that says otherwise takes nobody in."""
+    table = pq.read_table(copy / rightstable.FILE)
+    manifest(copy, lambda held: held.update(must_not_travel=3))
+    told = "**The pixels of 3 images here may not be passed on.**\nEvery row names its own"
+    change(copy, "README.md", lambda text: text.replace("Every row names its own", told))
+    assert cardlint.faults(copy) == ["release.json: 'must_not_travel' is 3, the files say 0"]
+    said = [False, False, *table["redistribute"].to_pylist()[2:]]
+    pq.write_table(table.set_column(1, "redistribute", pa.array(said, pa.bool_())), copy / rightstable.FILE)
+    assert "release.json: 'must_not_travel' is 3, the files say 2" in cardlint.faults(copy)
+    manifest(copy, lambda held: held.update(only="redistributable"))
+    assert "release.json: only what is redistributable, it says, and 2 rows are not" in cardlint.faults(copy)
+    pq.write_table(table.slice(1), copy / rightstable.FILE)
+    with pytest.raises(BuildError, match=r"rights\.parquet is not of the rows of 'equalized'"):
+        cardlint.faults(copy)
+    (copy / rightstable.FILE).unlink()
+    with pytest.raises(BuildError, match=r"rights\.parquet is missing"):
+        cardlint.faults(copy)
+
+
 def test_lines_that_come_or_go_are_named_where_they_do(copy: Path) -> None:
     change(copy, "README.md", lambda text: text.replace("| twin | 1 |\n", ""))
     change(copy, "LICENSE.md", lambda text: text + "| MIT-0 | 7 | 7 |\n")
@@ -129,7 +162,7 @@ def test_the_numbers_of_the_manifest_are_counted_too(copy: Path) -> None:
 
 def test_what_nobody_wrote_the_facts_of_cannot_be_counted(copy: Path, tmp_path: Path) -> None:
     manifest(copy, lambda held: held.pop("about"))
-    with pytest.raises(BuildError, match=r"older version.*publish it again"):
+    with pytest.raises(BuildError, match=r"release\.json does not say 'about'.*older version.*publish it once more"):
         cardlint.faults(copy)
     with pytest.raises(UsageError, match="is not a release"):
         cardlint.faults(tmp_path)
@@ -213,7 +246,7 @@ def test_damage_is_named_and_never_a_traceback(copy: Path, tmp_path: Path) -> No
     manifest(copy, hide)
     said = releasecheck.check(copy)
     assert not said["counted"]
-    assert "its files cannot be counted" in said["faults"][-1]
+    assert f"{place}: it is no readable Parquet file" in said["faults"][-1]
 
 
 def test_a_false_count_of_withheld_rows_and_a_changelog_of_another_version_are_faults(copy: Path) -> None:
@@ -222,6 +255,8 @@ def test_a_false_count_of_withheld_rows_and_a_changelog_of_another_version_are_f
     manifest(copy, lambda held: held.update(withheld=0))
     change(copy, "CHANGELOG.md", lambda text: text.replace("## 1.0.0", "## 1.2.0"))
     assert cardlint.faults(copy) == ["CHANGELOG.md:5: its newest version is 1.2.0, release.json is of 1.0.0"]
+    change(copy, "CHANGELOG.md", lambda text: text.replace("## 1.2.0", "## 1.0.0").replace(": 23 images", ": 24 images"))
+    assert cardlint.faults(copy) == ["CHANGELOG.md:7: says '24 images.', the files hold 23 rows"]
 
 
 def test_the_card_says_that_there_are_no_sidecars(whole: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from license_expression import get_spdx_licensing
 
@@ -49,6 +49,9 @@ def test_a_bare_word_is_not_taken_for_a_licence_that_has_it_as_a_nickname() -> N
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=200))
+@example("LICENSEMD")
+@example("LICENSE.MD")
+@example("LicenseRef-LICENSE.md")
 def test_any_text_at_all_becomes_one_valid_expression_that_stays_what_it_is(said: str) -> None:
     expression = spdx(said)
     assert spdx(expression) == expression

@@ -197,6 +197,19 @@ def test_a_withdrawn_row_goes_from_its_own_files_alone(tmp_path: Path) -> None:
     assert release.faults(tmp_path / "v2") == []
 
 
+def test_one_withdrawn_row_costs_less_than_five_per_cent_of_the_old_bytes(tmp_path: Path) -> None:
+    """One file of each view, of as many as a release of some size has: here three rows, usually thousands."""
+    store, v1 = begun(tmp_path, rows=40, rows_per_file=3)
+    name = make_id("gan-a", 7)
+    before = living.read(v1)
+    balance(store, SETTINGS, LAW, 0, Bars({name: ("taken-down", "on request")}), before)
+    said = publish(store, tmp_path / "v2", previous=before.without({name}), rows_per_file=3)
+    found = releasediff.compare(v1, tmp_path / "v2")
+    assert (said.withdrawn, found.files["rewritten"], found.files["gone"]) == (1, 2, 0)
+    assert 0.95 < found.nbytes["part"] < 1
+    assert 0 < said.rewritten < 0.05 * found.before.nbytes
+
+
 def test_an_erratum_puts_an_older_row_right_in_its_own_files(tmp_path: Path) -> None:
     store, v1 = begun(tmp_path, rows=12)
     name = make_id("gan-a", 3)

@@ -54,7 +54,8 @@ def test_shards_cover_every_row_once_in_order_and_none_is_empty_or_too_long(
     sizes: list[list[int]], rows_per_file: int, bytes_per_file: int
 ) -> None:
     splits = [split for split, members in zip(SPLITS, sizes, strict=False) for _ in members]
-    found = release.layout(splits, [n for members in sizes for n in members], rows_per_file, bytes_per_file)
+    runs = [release.Run(split, 0, len(members), sum(members)) for split, members in zip(SPLITS, sizes, strict=False)]
+    found = release.layout(runs, rows_per_file, bytes_per_file)
     assert [i for s in found for i in s.rows] == list(range(len(splits)))
     assert all(0 < len(s.rows) <= rows_per_file for s in found)
     assert all({splits[i] for i in s.rows} == {s.split} for s in found)

@@ -12,7 +12,7 @@ from growth import LAW, SETTINGS, add, begun, grown
 
 from imaginet_build.balance import balance
 from imaginet_build.errors import BuildError, UsageError
-from imaginet_build.publish import publish
+from imaginet_build.publish import Told, publish
 from imaginet_build.releases import release, releasediff
 from imaginet_build.store import Store
 
@@ -62,7 +62,7 @@ def test_a_release_made_anew_moves_rows_and_names_and_shares_no_file(folders: tu
         "groups": 28,
         "reason": "size",
     }
-    publish(store, tmp_path / "other", gate=gate)
+    publish(store, tmp_path / "other", told=Told(audit={"gate": gate}))
     found = releasediff.compare(root / "v1", tmp_path / "other")
     assert (found.rows["added"], found.rows["removed"]) == (4, 0)
     assert found.rows["moved"] == sum(found.splits.values()) > 0

@@ -11,7 +11,7 @@ from growth import LAW, SETTINGS, add, begun
 
 from imaginet_build import recipe
 from imaginet_build.balance import balance
-from imaginet_build.publish import publish
+from imaginet_build.publish import Told, publish
 from imaginet_build.releases import living, releaseprovenance
 
 
@@ -69,7 +69,7 @@ def test_cards_prompts_and_versions_are_there_as_they_were_used(tmp_path: Path) 
 
 def test_a_later_version_keeps_what_the_earlier_rows_were_made_by(tmp_path: Path) -> None:
     store, _ = begun(tmp_path, rows=4)
-    publish(store, tmp_path / "v1", provenance=releaseprovenance.texts(asked(tmp_path), store))
+    publish(store, tmp_path / "v1", told=Told(provenance=releaseprovenance.texts(asked(tmp_path), store)))
     before = living.read(tmp_path / "v1")
     add(store, "b", ("album", range(4, 6), True), ("gan-b", range(2), False))
     balance(store, SETTINGS, LAW, 0, previous=before)
@@ -79,7 +79,7 @@ def test_a_later_version_keeps_what_the_earlier_rows_were_made_by(tmp_path: Path
     assert set(json.loads(found["versions.json"])["generators"]) == {"gan-a", "gan-b"}
     texts = [json.loads(line)["text"] for line in found["prompts.jsonl"].splitlines()]
     assert sorted(texts) == sorted([*(f"photos by gan-a {n}" for n in range(4)), *(f"photos by gan-b {n}" for n in range(2))])
-    publish(store, tmp_path / "v2", previous=before, provenance=found)
+    publish(store, tmp_path / "v2", previous=before, told=Told(provenance=found))
     assert living.read(tmp_path / "v2").plan.num_rows == 12
 
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from inline import Inline
-from licensed import Built, equal, images_of, pictures, rows, session, work
+from licensed import Built, equal, images_of, pictures, rows, session
 from pictures import jpeg, png
 
-from imaginet_build import engine
 from imaginet_build.balancing import planfile
 from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.releases import release, rights
@@ -22,18 +19,7 @@ from imaginet_build.releases.licences import Rights
 from imaginet_build.running import clearance, stages
 from imaginet_build.running.clearance import Asked
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_processes() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "run", Inline())
-        patch.setattr(stages, "_ordered", lambda pool, function, tasks: map(function, tasks))
-        yield
-
-
-@pytest.fixture
-def built(tmp_path: Path) -> Built:
-    return work(tmp_path)
+pytestmark = pytest.mark.usefixtures("no_processes")
 
 
 # --- terms ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imaginet_build.releases import release, tiers
+from imaginet_build.releases.joining import ranks
 
 Row = tuple[str, str, str, str, str]
 
@@ -27,6 +28,15 @@ def table(rows: list[Row]) -> pa.Table:
             for i, (category, origin, maker, split, group) in enumerate(rows)
         ]
     )  # fmt: skip
+
+
+def members(rows: list[Row]) -> tiers.Members:
+    """The same, as they come: a few at a time."""
+    found, whole = tiers.Members(len(rows)), table(rows)
+    whole = whole.append_column("rank", pa.array(ranks(whole["group"])))
+    for start in range(0, len(rows), 101):
+        found.add(whole.slice(start, 101))
+    return found
 
 
 def even(n: int, makers: tuple[str, ...] = ("gan-a", "gan-b")) -> list[Row]:
@@ -55,7 +65,7 @@ def test_small_releases_have_fewer_tiers() -> None:
 
 def test_every_tier_is_even_in_every_split_and_near_its_size() -> None:
     rows = even(400)
-    found = tiers.arrange(table(rows))
+    found = tiers.arrange(members(rows))
     assert found.names == ("tiny", "small")
     place = found.place.tolist()
     for tier, size in enumerate(tiers.sizes(len(rows)).values()):
@@ -79,7 +89,7 @@ KINDS = ["photos real", "photos synthetic", "paintings real", "paintings synthet
 def test_groups_stay_whole_and_labels_even_whatever_the_groups(sizes: list[int], kinds: list[str]) -> None:
     groups = [f"g{i}" for i, size in enumerate(sizes) for _ in range(size)]
     rows = [(*kinds[i].split(), "m", "train", group) for i, group in enumerate(groups)] + even(100)
-    found = tiers.arrange(table(rows))  # type: ignore[arg-type]
+    found = tiers.arrange(members(rows))  # type: ignore[arg-type]
     by_group: dict[str, set[int]] = {}
     for row, place in zip(rows, found.place.tolist(), strict=True):
         by_group.setdefault(row[4], set()).add(place)
@@ -90,26 +100,26 @@ def test_groups_stay_whole_and_labels_even_whatever_the_groups(sizes: list[int],
 
 def test_the_order_of_the_rows_decides_nothing() -> None:
     rows = even(60)
-    one = dict(zip((r[4] for r in rows), tiers.arrange(table(rows)).place.tolist(), strict=True))
+    one = dict(zip((r[4] for r in rows), tiers.arrange(members(rows)).place.tolist(), strict=True))
     back = rows[::-1]
-    assert dict(zip((r[4] for r in back), tiers.arrange(table(back)).place.tolist(), strict=True)) == one
+    assert dict(zip((r[4] for r in back), tiers.arrange(members(back)).place.tolist(), strict=True)) == one
 
 
 def test_a_class_that_stands_alone_is_in_no_tier() -> None:
     rows = [*even(60), *[("faces", "real", "album", "train", f"f{i}") for i in range(60)]]
-    held = cells(rows, tiers.arrange(table(rows)).place.tolist(), 0)
+    held = cells(rows, tiers.arrange(members(rows)).place.tolist(), 0)
     assert ("train", "faces", "real") not in held
     assert held["train", "photos", "real"] == held["train", "photos", "synthetic"] > 0
 
 
 def test_a_later_version_leaves_a_tier_as_it_is_and_makes_one_that_the_earlier_was_too_small_for() -> None:
     rows = even(400)
-    assert tiers.arrange(table(rows), ["tiny"], 200).names == ("tiny", "small")
-    place = tiers.arrange(table(rows), ["tiny"], 200).place
+    assert tiers.arrange(members(rows), ["tiny"], 200).names == ("tiny", "small")
+    place = tiers.arrange(members(rows), ["tiny"], 200).place
     assert set(place.tolist()) == {1, 2}
     assert abs(200 + int((place == 1).sum()) - 640) <= 8
-    assert set(tiers.arrange(table(rows), ["tiny", "small"], 5000).place.tolist()) == {2}
-    assert tiers.arrange(table(rows), [], 5000).names == ()
+    assert set(tiers.arrange(members(rows), ["tiny", "small"], 5000).place.tolist()) == {2}
+    assert tiers.arrange(members(rows), [], 5000).names == ()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")

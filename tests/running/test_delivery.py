@@ -92,11 +92,26 @@ def test_a_release_is_pushed_read_back_audited_again_and_named(hub, fair, capsys
     assert pushed["read_back"]["images"] == 2 * ROWS
     assert b'load_dataset("me/fair"' in repo.files()["README.md"]
     assert sorted(path.name for path in fair.iterdir() if "read-back" in path.name) == []
-    code, out, err = publish(capsys, "--work", fair, "--repo", "me/fair", "--tag", "v1.0.0")
+    code, out, err = publish(capsys, "--work", fair, "--repo", "me/fair")
     assert code == 0
     assert f"{hub.address}/datasets/me/fair: 0 files sent (0.0 MB), {len(repo.files())} there already" in out
     assert f"commit {pushed['commit']}, tagged v1.0.0, private; all {2 * ROWS} rows read back, {2 * ROWS} images hashed" in out
     assert hub.token not in out + err
+
+
+def test_without_a_tag_a_release_gets_its_version_and_another_release_never_takes_it(hub, fair, capsys):
+    code, out, err = publish(capsys, "--work", fair, "--repo", "me/numbered")
+    assert code == 0, err
+    repo = hub.repos["me/numbered"]
+    assert repo.tags == {"v1.0.0": repo.branches["main"]}
+    repo.tags["v1.1.0"] = repo.add("theirs", {"data/equalized/train-x.parquet": b"x"}).oid
+    repo.branches["main"] = repo.tags["v1.0.0"]
+    code, out, err = publish(capsys, "--work", fair, "--repo", "me/numbered", "--version", "1.1.0")
+    assert (code, out) == (2, "")
+    assert "has another release called v1.1.0" in err
+    assert "give this one a number of its own (--version), or choose another --tag" in err
+    assert publish(capsys, "--work", fair, "--repo", "me/numbered", "--revision", "draft")[0] == 0
+    assert sorted(repo.tags) == ["v1.0.0", "v1.1.0"], "a branch beside is for trying"
 
 
 def test_where_everybody_sees_it_already_pixels_that_nobody_cleared_stay_here_unless_it_is_made_private(

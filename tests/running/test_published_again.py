@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from inline import Inline
-from licensed import Built, images_of, pictures, rows, work
+from licensed import Built, images_of, pictures, rows, session
 
-from imaginet_build import engine
 from imaginet_build.errors import UsageError
-from imaginet_build.releases import release, releasecheck
+from imaginet_build.releases import notices, release, releasecheck
 from imaginet_build.running import stages
 from imaginet_build.running.clearance import Asked
 
+pytestmark = pytest.mark.usefixtures("no_processes")
+
 HOLD = Asked(withhold="unknown")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_processes() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "run", Inline())
-        patch.setattr(stages, "_ordered", lambda pool, function, tasks: map(function, tasks))
-        yield
-
-
-@pytest.fixture
-def built(tmp_path: Path) -> Built:
-    return work(tmp_path)
 
 
 def versions(folder: Path) -> list[str]:
@@ -93,3 +79,33 @@ def test_a_version_that_was_asked_for_once_stays_wherever_it_goes(built: Built, 
     assert held.withheld > whole.withheld == 0
     for one in (again, whole, held):
         assert (one.version, release.read_manifest(one.path)["version"], versions(one.path)) == ("2.0.0", "2.0.0", ["2.0.0"])
+
+
+def test_both_lists_hold_in_every_later_version_though_nobody_hands_them_on(built: Built, tmp_path: Path) -> None:
+    """Deleted from the work folder, or in another one that never had them: what was taken down stays out, what was put right
+    stays right."""
+    root = built.session.store.root
+    first, _ = stages.publish(built.session, tmp_path / "v1")
+    names = sorted(row["id"] for row in rows(first.path))
+    gone, wrong = names[0], names[-1]
+    (root / "takedown.csv").write_text(f"id,reason,note\n{gone},privacy,of whom it is\n")
+    (root / "errata.csv").write_text(f"id,column,value\n{wrong},prompt,a dog\n")
+    stages.publish(built.session, tmp_path / "v2", grow=tmp_path / "v1")
+    for name in ("takedown.csv", "errata.csv"):
+        (root / name).unlink()
+    pictures(built.pictures, 56)
+    stages.collect(built.session)
+    third, _ = stages.publish(built.session, tmp_path / "v3", grow=tmp_path / "v2")
+    assert (third.version, third.added, third.withdrawn) == ("1.2.0", 8, 0)
+    other = session(tmp_path / "other", {"source": "folder", "options": {"root": str(built.pictures)}})
+    stages.collect(other)
+    fourth, _ = stages.publish(other, tmp_path / "v4", grow=tmp_path / "v2")
+    for folder in (third.path, fourth.path):
+        held = {row["id"]: row for row in rows(folder)}
+        assert gone not in held
+        assert held[wrong]["prompt"] == "a dog"
+        lists = notices.read(folder)
+        assert {(one.id, one.reason) for one in lists.taken} == {(gone, "privacy")}
+        assert [(one.id, one.value) for one in lists.errata] == [(wrong, "a dog")]
+        assert "of whom it is" not in (folder / "takedown.csv").read_text()
+        assert releasecheck.check(folder)["faults"] == []

@@ -1,4 +1,4 @@
-"""Workers of `collect` that are killed at the worst moments."""
+"""Workers that are killed at the worst moments."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 import signal
 from collections.abc import Callable
 from typing import Any
+
+from imaginet_build.finishing import Done, Drawn, Finish
+from imaginet_build.orders import Batch
 
 
 class Deadly:
@@ -31,3 +34,21 @@ class AfterWriting(Deadly):
     def work(self, segment: Any) -> Any:
         self.arrive.arrive(segment)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DeadAfterFinishing(Finish):
+    """Killed every time a drawn batch's part is in place and the answer is not yet given."""
+
+    def write(self, batch: Batch, drawn: Drawn) -> Done:
+        super().write(batch, drawn)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("unreachable")
+
+
+class DeadByBytes(Finish):
+    """Killed by bytes that were delivered as an image, as a decoder's bug would."""
+
+    def write(self, batch: Batch, drawn: Drawn) -> Done:
+        if any(isinstance(answer, bytes) for answer in drawn.answers.values()):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().write(batch, drawn)

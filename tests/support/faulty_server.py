@@ -39,6 +39,7 @@ class FaultyServer:
         self, robots: str | None = None, tls: ssl.SSLContext | None = None, images: dict[int, bytes] | None = None
     ) -> None:
         self.robots, self.tls, self.images = robots, tls, images or {}
+        self.gone: set[int] = set()
         self.asked: list[str] = []
         self.agents: set[str] = set()
         self.headers: list[dict[str, str]] = []
@@ -175,6 +176,8 @@ class FaultyServer:
                 self._image(writer, number)
 
     def _image(self, writer: asyncio.StreamWriter, number: int, headers: dict[str, str] | None = None) -> None:
+        if number in self.gone:
+            return self._send(writer, 404, b"gone")
         body = self.images.get(number) or image(number)
         self._send(writer, 200, body, {"ETag": f'"v{number}"', "Last-Modified": DATE} | (headers or {}))
 

@@ -129,6 +129,14 @@ class Hub:
     calls: list[str] = field(default_factory=list)
     sent: list[str] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
+    open: int = 0
+    """Connections that are served."""
+    closed: threading.Condition = field(default_factory=threading.Condition)
+
+    def quiet(self) -> None:
+        """Wait until whatever clients sent that are gone is dealt with."""
+        with self.closed:
+            assert self.closed.wait_for(lambda: not self.open, timeout=120)
 
     def fault(self, call: str, what: str | int, times: int = 1, after: int = 0) -> None:
         """The next `times` calls of this name, once `after` have gone through, end so."""
@@ -153,6 +161,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     hub: Hub
     fault = ""
+
+    def handle(self) -> None:
+        with self.hub.closed:
+            self.hub.open += 1
+        try:
+            super().handle()
+        finally:
+            with self.hub.closed:
+                self.hub.open -= 1
+                self.hub.closed.notify_all()
 
     def handle_one(self) -> None:
         parts = urlsplit(self.path)

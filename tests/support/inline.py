@@ -21,7 +21,9 @@ class Inline:
         self.random = random.Random(seed)
         self.patience = patience
 
-    def __call__(self, factory: Callable[[], Callable], tasks: Iterable, pool: Pool, hold: object = None) -> Iterator[Outcome]:
+    def __call__(
+        self, factory: Callable[[], Callable], tasks: Iterable, pool: Pool, hold: object = None, ahead: bool = False
+    ) -> Iterator[Outcome]:
         worker = factory()
         waiting = list(tasks)
         self.random.shuffle(waiting)

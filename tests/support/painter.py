@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -19,20 +20,22 @@ from imaginet_build.records import Order, Refusal
 
 
 class Painter:
-    """Random patches from the order's seed. `delay`: seconds an image takes."""
+    """Random patches from the order's seed. `delay`: seconds an image takes; `marks`: a folder for a file of each order."""
 
     needs: ClassVar[str] = "prompt"
 
-    def __init__(self, width: int = 32, height: int = 32, delay: float = 0.0, key: str = "") -> None:
+    def __init__(self, width: int = 32, height: int = 32, delay: float = 0.0, key: str = "", marks: str = "") -> None:
         if key == "missing":
             raise UsageError("painter needs a key: export PAINTER_KEY=...")
-        self.delay = delay
+        self.delay, self.marks = delay, marks
 
     def params(self) -> dict[str, object]:
         return {"steps": 3, "threads": os.environ["OMP_NUM_THREADS"]}
 
     def draw(self, orders: Sequence[Order]) -> Iterator[Image.Image | bytes | Refusal]:
         for order in orders:
+            if self.marks:
+                Path(self.marks, order.id).touch()
             time.sleep(self.delay)
             word = order.prompt.text.partition(":")[0] if order.prompt else ""
             yield getattr(self, f"_{word.lower()}", self._paint)(order)
@@ -72,19 +75,6 @@ class Painter:
     def _hang(self, order: Order) -> Image.Image:
         time.sleep(600)
         raise AssertionError("unreachable")
-
-    def _afterwards(self, order: Order) -> Image.Image:
-        """Every process that draws this is killed when its part is in place and nobody knows it yet."""
-        real = os.link
-
-        def link(*places: object) -> None:
-            try:
-                real(*places)  # type: ignore[arg-type]
-            finally:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        os.link = link  # type: ignore[assignment]
-        return self._paint(order)
 
 
 class Blind(Painter):

@@ -8,7 +8,7 @@ from typing import Any
 from pictures import jpeg, png
 
 from imaginet_build import images
-from imaginet_build.publish import Published, publish
+from imaginet_build.publish import Published, Told, publish
 from imaginet_build.records import Record, make_id
 from imaginet_build.releases.datasetcard import About
 from imaginet_build.store import Store
@@ -89,5 +89,7 @@ def work_folder(root: Path, rows: int = 24) -> Store:
 
 def release(root: Path, **settings: Any) -> Published:
     """`root`/release, from `root`/work."""
-    asked = {"about": ABOUT, "gate": GATE, "probes": PROBES, "rows_per_file": 5} | settings
-    return publish(work_folder(root / "work"), root / "release", **asked)
+    told = {"about": ABOUT, "gate": GATE, "probes": PROBES, "audited": None} | settings
+    about, *audit = (told.pop(name) for name in ("about", "gate", "probes", "audited"))
+    said = dict(zip(("gate", "probes", "settings"), audit, strict=True))
+    return publish(work_folder(root / "work"), root / "release", told=Told(about, said), **{"rows_per_file": 5} | told)

@@ -1,0 +1,1 @@
+"""Upstream checkpoints as plain tensors: read without running them, in a process shut in, and renamed by tables."""
