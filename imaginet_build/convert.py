@@ -92,8 +92,12 @@ def convert(
     for package in ("torch", "safetensors"):
         if not _installed(package):
             raise MissingExtra("convert", package, "diffusion")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as beside:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        room = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
+    except OSError as e:
+        raise UsageError(f"{out} cannot be made ({e.strerror}): choose another --out") from None
+    with room as beside:
         raw = Path(beside) / "tensors"
         told = _read(file, sha256.lower(), entry, raw)
         try:
@@ -169,13 +173,13 @@ def _copy(file: Path, copy: BinaryIO) -> str:
     digest = hashlib.sha256()
     try:
         size = file.stat().st_size
-        if not file.is_file():
+        if size > LARGEST:
+            raise UsageError(f"{file} has {size:,} bytes; no GAN is larger than {LARGEST:,}")
+        if not file.is_file() and not file.is_dir():
             raise UsageError(f"{file} cannot be read: it is no file")
         source = file.open("rb")
     except OSError as e:
         raise UsageError(f"{file} cannot be read: {e.strerror}") from None
-    if size > LARGEST:
-        raise UsageError(f"{file} has {size:,} bytes; no GAN is larger than {LARGEST:,}")
     with source:
         left = size  # and no more, should it grow
         while block := source.read(min(left, 2**20)):

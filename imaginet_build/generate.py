@@ -138,6 +138,7 @@ class _Draw:
     finish: Finish
     trust: bool
     made: tuple[object, Any] | None = field(default=None)
+    sources: Store | None = field(default=None)
 
     def worker(self) -> Callable[[Batch], Drawn | Done]:
         return self.draw
@@ -163,7 +164,9 @@ class _Draw:
         adapter = self._adapter(batch)
         # What costs money is drawn once: an API's image does not depend on its neighbours, as a local batch's bytes do.
         asked = [o for o in batch.orders if o.id in batch.keep or not getattr(adapter, "paid", False)]
-        data = dict(Store(self.finish.root).images(o.source.id for o in asked if o.source))
+        # One store for all batches: it remembers where the real images lie.
+        self.sources = self.sources or Store(self.finish.root)
+        data = dict(self.sources.images(o.source.id for o in asked if o.source))
         orders = [replace(o, source=replace(o.source, data=data[o.source.id])) if o.source else o for o in asked]
         answers: dict[str, Answer] = {}
         try:

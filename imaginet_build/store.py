@@ -175,10 +175,12 @@ class Store:
 
         Ids that lie together in a part are cheap to ask for together.
         """
-        self._build_index()
         held: tuple[Path, int] | None = None
         column: pa.ChunkedArray | None = None
         for name in ids:
+            if name not in self._index:
+                # Only now: a worker that asks for nothing, or again for what it knows, would list every part for each batch.
+                self._build_index()
             if name not in self._index:
                 raise StoreError(
                     f"no part of {self.root}/parts holds image {name}: a part has vanished; run collect and generate again"

@@ -19,11 +19,12 @@ import upstream_gans
 from command import run
 from safetensors.torch import load_file
 
+from imaginet_build import catalog, cli
 from imaginet_build import convert as converting
 from imaginet_build.convert import convert
+from imaginet_build.converting import reading
 from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.generators import conformance, networks
-from imaginet_build.generators.gan import Gan
 from imaginet_build.generators.networks import Sampling
 
 NETWORKS = {
@@ -65,6 +66,18 @@ def latents(network: networks.Network, count: int = 2) -> torch.Tensor:
     return torch.randn(count, network.latent_size, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.fixture
+def read_here(monkeypatch):
+    """What runs in the jail, without a process for it: for what comes after. The jail stands in the tests without this."""
+
+    def read(_name, data, output, entry):
+        data.seek(0)
+        return reading.convert(memoryview(data.read()), entry, output.fileno()) | {"held": []}
+
+    monkeypatch.setattr(converting, "_jailed", read)
+
+
+@pytest.mark.usefixtures("read_here")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_was_converted_draws_what_the_papers_say(name, tmp_path):
     make, reference, label = NETWORKS[name]
@@ -98,10 +111,28 @@ def test_progan_as_bare_tensors(tmp_path):
     z = latents(network)
     wanted = np.stack([gan_references.progan(gan_references.Upstream(tensors, modules), one.double().numpy()) for one in z])
     np.testing.assert_allclose(network.forward(z).double().numpy(), wanted, atol=2e-5)
-    tensors["lod"] += 0.5
+
+
+@pytest.mark.usefixtures("read_here")
+def test_a_class_of_a_progan_stands_beside_the_latent_as_genforce_has_it(tmp_path):
+    tensors, modules = upstream_gans.progan(classes=3)
+    path = tmp_path / "progan.pth"
     torch.save(tensors, path)
-    with pytest.raises(BuildError, match="lod is not 0: the network was still growing"):
-        convert(path, tmp_path / "again", digest(path), trust=True)
+    assert convert(path, tmp_path / "out", digest(path), trust=True, classes=3).classes == 3
+    network = load(tmp_path / "out")
+    z = latents(network)
+    upstream = gan_references.Upstream(tensors, modules)
+    wanted = np.stack([gan_references.progan(upstream, one.double().numpy(), np.eye(3)[1]) for one in z])
+    np.testing.assert_allclose(network.forward(z, torch.tensor([1, 1])).double().numpy(), wanted, atol=2e-5)
+
+
+@pytest.mark.usefixtures("read_here")
+def test_a_progan_that_was_still_growing_is_refused(tmp_path):
+    tensors, _ = upstream_gans.progan()
+    tensors["lod"] += 0.5
+    torch.save(tensors, tmp_path / "progan.pth")
+    with pytest.raises(BuildError, match=r"^progan\.pth: lod is not 0: the network was still growing"):
+        convert(tmp_path / "progan.pth", tmp_path / "again", digest(tmp_path / "progan.pth"), trust=True)
 
 
 @pytest.mark.parametrize("config", ["T", "R"])
@@ -116,11 +147,18 @@ def test_stylegan3_as_bare_tensors_is_planned_as_in_the_paper_and_its_filters_pr
     torch.testing.assert_close(one.forward(latents(one)), two.forward(latents(two)))
 
 
-def test_the_folder_draws_through_the_adapter_and_its_card_wants_a_licence(tmp_path):
+def called(capsys, *arguments):
+    with pytest.raises(SystemExit) as left:
+        cli.main([str(argument) for argument in arguments])
+    assert not left.value.code
+    return capsys.readouterr().out
+
+
+def test_the_folder_draws_through_the_adapter_and_its_card_wants_a_licence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     path = upstream_gans.write_pickle(tmp_path / "faces.pkl", *upstream_gans.stylegan2(32, classes=3))
-    done = json.loads(
-        run("convert", path, "--out", "weights/faces", "--sha256", digest(path), "--trust", "--json", cwd=tmp_path).stdout
-    )
+    asked = ("convert", path, "--sha256", digest(path), "--trust", "--out")
+    done = json.loads(called(capsys, *asked, "weights/faces", "--json"))
     assert (done["resolution"], done["classes"], done["sha256"]) == (32, 3, digest(path))
     assert {"limits", "audit"} <= set(done["held"])
     cards = tmp_path / "manifests" / "generators"
@@ -128,15 +166,29 @@ def test_the_folder_draws_through_the_adapter_and_its_card_wants_a_licence(tmp_p
     card = (tmp_path / "weights/faces/card.toml").read_text()
     assert tomllib.loads(card)["model"] == "./weights/faces"
     (cards / "faces.toml").write_text(card)
+    with pytest.raises(UsageError, match="licence"):
+        catalog.card("generators", "faces")
+    (cards / "faces.toml").write_text(card.replace('licence = ""', 'licence = "CC0-1.0"'))
+    wanted = conformance.orders(3, 32, 32)
+    options = {"noise": "random", "cutoff": 2, "truncation": 0.7}
+    assert conformance.check(lambda: catalog.build(catalog.card("generators", "faces"), **options), wanted) == []
+
+
+@pytest.mark.prove
+def test_a_user_converts_completes_the_card_and_generates(tmp_path):
+    path = upstream_gans.write_pickle(tmp_path / "faces.pkl", *upstream_gans.stylegan2(32, classes=3))
+    done = run("convert", path, "--out", "weights/faces", "--sha256", digest(path), "--trust", cwd=tmp_path).stdout
+    assert "stylegan2, 32 pixels, 3 classes" in done
+    assert "next: complete weights/faces/card.toml, save it as manifests/generators/faces.toml" in done
+    cards = tmp_path / "manifests" / "generators"
+    cards.mkdir(parents=True)
+    card = (tmp_path / "weights/faces/card.toml").read_text()
+    (cards / "faces.toml").write_text(card)
     (tmp_path / "recipe.toml").write_text(RECIPE)
     asked = ("generate", "--recipe", "recipe.toml")
     assert "licence" in run(*asked, cwd=tmp_path, code=2).stderr
     (cards / "faces.toml").write_text(card.replace('licence = ""', 'licence = "CC0-1.0"'))
     assert "2 images drawn" in run(*asked, cwd=tmp_path).stdout
-    wanted = conformance.orders(3, 32, 32)
-    assert (
-        conformance.check(lambda: Gan(str(tmp_path / "weights/faces"), noise="random", cutoff=2, truncation=0.7), wanted) == []
-    )
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------------
@@ -161,6 +213,7 @@ WORST = (
 """What only limits of memory and time stop; the rest is refused in tests/converting."""
 
 
+@pytest.mark.usefixtures("read_here")
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -171,6 +224,7 @@ WORST = (
         (scaled("FILTER"), "its filter FILTER is not that of a stylegan3 of its sizes"),
         (lambda _, modules: modules["LAYER"].update(in_size=[36, 40]), "36 x 40, and only squares"),
         (lambda _, modules: modules["LAYER"].update(out_cutoff=-1.0), "out_cutoff"),
+        (lambda _, modules: modules["LAYER"].update(tmp_sampling_rate=2**16), "samples a side; the most is"),
         (lambda _, modules: modules["LAYER"].pop("up_taps"), "not a whole stylegan3: KeyError 'up_taps'"),
         (lambda _, modules: modules["synthesis"].update(layer_names=["L9_1_1"]), "its layers are not those that it lists"),
         (lambda _, modules: modules["mapping.fc0"].update(activation="swish"), "has the activation 'swish'"),
@@ -189,8 +243,9 @@ def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing(change, said, tm
         tensors[names["FILTER"]] = tensors.pop("FILTER")
     modules.pop("LAYER")
     path = upstream_gans.write_pickle(tmp_path / "network.pkl", tensors, modules)
-    with pytest.raises(BuildError, match=said.replace("FILTER", names["FILTER"])):
+    with pytest.raises(BuildError, match=r"^network\.pkl: .*" + said.replace("FILTER", names["FILTER"])) as refused:
         convert(path, tmp_path / "out", digest(path), trust=True)
+    assert len(str(refused.value)) < 500
     assert [p.name for p in tmp_path.iterdir()] == ["network.pkl"]
 
 
@@ -207,6 +262,53 @@ def test_hostile_files_fail_harmlessly(name, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["network.pkl"]
 
 
+@pytest.mark.usefixtures("read_here")
+@pytest.mark.parametrize("name", ["__metadata__", "half a pair \ud800", "\x1b[31mred", "x" * 10**6])
+def test_names_that_no_file_or_terminal_should_have_are_refused_in_a_line(name, tmp_path):
+    path = tmp_path / "network.pt"
+    for value in ({name: torch.ones(2)}, {"G_ema": {name: torch.ones(2)}}, {name: 3}):
+        torch.save(value, path)
+        with pytest.raises(BuildError) as refused:
+            convert(path, tmp_path / "out", digest(path), trust=True)
+        assert str(refused.value).isprintable()
+        assert len(str(refused.value)) < 500
+
+
+def test_an_image_that_no_machine_can_hold_is_a_refusal(tmp_path, monkeypatch):
+    def full(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory\nand a trace")
+
+    monkeypatch.setattr(networks.ARCHITECTURES["progan"], "forward", full)
+    torch.save(upstream_gans.progan()[0], tmp_path / "p.pth")
+    with pytest.raises(BuildError, match=r"cannot be drawn on this machine \(.*allocate memory\)$"):
+        convert(tmp_path / "p.pth", tmp_path / "out", digest(tmp_path / "p.pth"), trust=True)
+
+
+LOUD = """import os
+from imaginet_build.converting import jail
+jail.close(2**28, 20, 2**16)
+while True: os.write({}, b"x" * 2**20)"""
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (LOUD.format(1), "the process that read it ended with 1"),
+        (LOUD.format(2), "the process that read it ended with 1"),
+        ("import os; os.kill(os.getpid(), 9)", "the system ended the process that read it: it took more time or memory"),
+        ("print('[1]')", "the process that read it ended with 0"),
+        ('print(\'{"error": "\\\\u001b[2Jx"}\')', "network.pkl: \ufffd\\[2Jx"),
+    ],
+)
+def test_what_the_process_says_is_not_trusted_either(code, said, tmp_path, monkeypatch):
+    path = tmp_path / "network.pkl"
+    path.write_bytes(pickle.dumps({"a": 1}))
+    real = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda call, **how: real([call[0], "-c", code], **how))
+    with pytest.raises(BuildError, match=said):
+        convert(path, tmp_path / "out", digest(path), trust=True)
+
+
 def test_the_call_is_checked_before_the_file_is_opened(tmp_path, monkeypatch):
     path = tmp_path / "network.pkl"
     path.write_bytes(pickle.dumps({"a": 1}))
@@ -220,8 +322,14 @@ def test_the_call_is_checked_before_the_file_is_opened(tmp_path, monkeypatch):
         convert(path, tmp_path / "out", "0" * 64, trust=True)
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         convert(tmp_path / "absent.pkl", tmp_path / "out", good, trust=True)
+    with pytest.raises(UsageError, match="cannot be read: it is no file"):
+        convert(Path("/dev/zero"), tmp_path / "out", good, trust=True)
+    with pytest.raises(UsageError, match="cannot be read: Not a directory"):
+        convert(path / "inside", tmp_path / "out", good, trust=True)
     with pytest.raises(UsageError, match="the folder's name becomes the card's"):
         convert(path, tmp_path / "a b", good, trust=True)
+    with pytest.raises(UsageError, match=r"cannot be made \(File exists\): choose another --out"):
+        convert(path, path / "out", good, trust=True)
     (tmp_path / "out").mkdir()
     with pytest.raises(UsageError, match="is there already"):
         convert(path, tmp_path / "out", good, trust=True)

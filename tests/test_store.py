@@ -338,3 +338,21 @@ def test_the_plan_is_replaced_whole_and_sorted(tmp_path):
     work.write_plan([base | {"id": "d"}, base | {"id": "c"}])
     assert work.plan().schema == PLAN_SCHEMA
     assert work.plan()["id"].to_pylist() == ["c", "d"]
+
+
+def test_asking_for_images_that_are_known_lists_no_part_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker asks once a batch: were every part listed each time, a run would grow with the square of its images."""
+    store = Store(tmp_path)
+    store.write_part("collect", "one", [row("a"), row("b")], [b"1", b"2"])
+    assert dict(store.images(["a"])) == {"a": b"1"}
+
+    def refuse(*_: object) -> list[Path]:
+        raise AssertionError("the parts were listed again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "parts", refuse)
+        assert dict(store.images([])) == {}
+        assert dict(store.images(["b", "a"])) == {"b": b"2", "a": b"1"}
+        assert dict(Store(tmp_path).images([])) == {}
+    store.write_part("collect", "two", [row("c")], [b"3"])
+    assert dict(store.images(["c"])) == {"c": b"3"}

@@ -29,8 +29,8 @@ def backward(
     """Adds the gradient of `loss` over every process's `chunks` to the parameters of `network`; gives the loss.
 
     `answer(chunk, number)`: what the loss needs of a chunk, each with the chunk's rows first; the same for the same number (it
-    is called twice where there are several chunks). `loss`: of the answers to the whole batch, processes in order, in float32 or
-    finer.
+    is called twice where there are several chunks). `loss`: of the answers to the whole batch, processes in order, in float32
+    or finer.
     """
     import torch
 

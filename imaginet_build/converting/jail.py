@@ -55,7 +55,9 @@ _MACHINES = {"x86_64": (0xC000003E, 0, 317), "aarch64": (0xC00000B7, 1, 277)}
 _NEW_USER, _NEW_NET = 0x10000000, 0x40000000
 _NO_NEW_PRIVILEGES, _FILTER, _ALL_THREADS = 38, 1, 1
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | 1
-_FORBIDDEN = ("socket.", "subprocess.", "os.", "shutil.", "ctypes.", "pty.", "urllib.", "http.", "ftplib.", "webbrowser.")
+_FORBIDDEN = (
+    "socket.", "subprocess.", "os.", "shutil.", "ctypes.", "pty.", "urllib.", "http.", "ftplib.", "webbrowser.", "fcntl.",
+)  # fmt: skip
 _FORBIDDEN_ALONE = frozenset({"open", "import", "compile", "exec"})
 
 

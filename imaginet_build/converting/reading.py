@@ -52,8 +52,8 @@ def main() -> None:
     os._exit(0)
 
 
-def convert(data: memoryview, entry: str) -> dict[str, Any]:
-    """Read, choose the generator, write it to descriptor 4."""
+def convert(data: memoryview, entry: str, descriptor: int = 4) -> dict[str, Any]:
+    """Read, choose the generator, write it to the descriptor."""
     name, chosen = choose(torchfiles.read(data), entry)
     tensors, modules = describe(chosen)
     if not tensors:
@@ -64,7 +64,7 @@ def convert(data: memoryview, entry: str) -> dict[str, Any]:
         raise Unreadable(f"'{name}' holds no weights" if name else "it holds no weights")
     if strange := [key for key in tensors if not _is_name(key)]:
         raise Unreadable(f"it names a tensor {strange[0]!a:.80}, as no network does")
-    write(4, tensors, {"modules": modules}, limit=2 * len(data))
+    write(descriptor, tensors, {"modules": modules}, limit=2 * len(data))
     return {"entry": name, "tensors": len(tensors)}
 
 

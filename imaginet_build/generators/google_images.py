@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from imaginet_build.errors import MissingExtra
-from imaginet_build.generators.api import image_of, scrub
+from imaginet_build.generators.api import capped, image_of, scrub, tokens
 from imaginet_build.generators.outcomes import MAY_BE_BILLED, Answer, Trouble
-from imaginet_build.generators.pace import retry_after
+from imaginet_build.generators.pace import retry_after, sane
 from imaginet_build.generators.paid_batch import PaidBatches, Stage, lines_of
 from imaginet_build.records import Order, Refusal
 
@@ -80,7 +80,7 @@ class GoogleImages(PaidBatches):
 
         # Left to itself the client takes aiohttp where that is installed, and then sends a request again where a connection
         # was dropped, without a word, and so pays twice.
-        async with httpx2.AsyncClient() as transport:
+        async with httpx2.AsyncClient(event_hooks={"response": [capped(":download")]}) as transport:
             options = types.HttpOptions(
                 base_url=self.base_url,
                 timeout=int(self.timeout * 1000),
@@ -88,6 +88,7 @@ class GoogleImages(PaidBatches):
                 retry_options=types.HttpRetryOptions(attempts=1),
                 httpx_async_client=transport,
             )
+            logging.getLogger("google_genai._api_client").addFilter(_true)
             client = genai.Client(api_key=key, vertexai=False, http_options=options)
             try:
                 yield client.aio
@@ -142,21 +143,24 @@ class GoogleImages(PaidBatches):
         if not isinstance(error, errors.APIError):
             return None
         details = error.details if isinstance(error.details, Mapping) else {}
-        listed = (details.get("error") or details).get("details") or []
-        facts = [fact for fact in listed if isinstance(fact, Mapping)]
+        inner = details.get("error") or details
+        facts = _mappings(inner.get("details") if isinstance(inner, Mapping) else None)
         said = scrub(str(error.message), key)
+        header = retry_after(getattr(error.response, "headers", None) or {})
         if error.code == 429:
-            return self._limited(facts, retry_after(getattr(error.response, "headers", None) or {}))
+            return self._limited(facts, header)
+        if error.code == 503 and header is not None:  # a rate limit by another name (RFC 9110, 15.6.4)
+            return Trouble("wait", Refusal("rate-limit", "a rate limit"), header)
         return self._faulted(int(error.code), str(error.status), {str(fact.get("reason")) for fact in facts}, said)
 
     def _limited(self, facts: list[Mapping[str, Any]], header: float | None) -> Trouble:
         """A rate limit, which says how long it lasts, or the end of a day's quota."""
-        violated = [str(one.get("quotaId")) for fact in facts for one in fact.get("violations") or []]
+        violated = [str(one.get("quotaId")) for fact in facts for one in _mappings(fact.get("violations"))]
         if day := [quota for quota in violated if "PerDay" in quota]:
             why = f"{self.host} stops at today's quota ({scrub(day[0])}): run the same command again tomorrow"
             return Trouble("stop", Refusal("billing", why))
-        delays = [re.fullmatch(r"([\d.]+)s", str(fact.get("retryDelay"))) for fact in facts]
-        seconds = max([float(delay[1]) for delay in delays if delay] + [header or 0.0])
+        delays = [re.fullmatch(r"(\d+(?:\.\d+)?)s", str(fact.get("retryDelay")), re.ASCII) for fact in facts]
+        seconds = max([sane(float(delay[1])) or 0.0 for delay in delays if delay] + [header or 0.0])
         return Trouble("wait", Refusal("rate-limit", "a rate limit"), seconds or None)
 
     def _faulted(self, code: int, status: str, reasons: set[str], said: str) -> Trouble:
@@ -237,18 +241,27 @@ class GoogleImages(PaidBatches):
         return self._judged(order, reply.get("response"))
 
 
+def _mappings(listed: object) -> list[Mapping[str, Any]]:
+    return [one for one in listed if isinstance(one, Mapping)] if isinstance(listed, list) else []
+
+
+def _true(record: logging.LogRecord) -> bool:
+    """Whether a line of the client's is true: it says that it takes GOOGLE_API_KEY where that is set, also when it is given
+    another key."""
+    return "Using GOOGLE_API_KEY" not in record.getMessage()
+
+
 def _usage(said: object) -> dict[str, int]:
     """Tokens as prices count them: what went in, what the image took, and the text beside it, thoughts included."""
     counts = said if isinstance(said, dict) else {}
 
     def count(key: str) -> int:
-        value = counts.get(key)
-        return value if isinstance(value, int) else 0
+        return tokens(counts.get(key)) or 0
 
     details = counts.get("candidatesTokensDetails")
     listed = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
     drawn = [one.get("tokenCount") for one in listed if one.get("modality") == "IMAGE"]
-    image = sum(one for one in drawn if isinstance(one, int)) if listed else count("candidatesTokenCount")
+    image = sum(tokens(one) or 0 for one in drawn) if listed else count("candidatesTokenCount")
     text = count("candidatesTokenCount") - image + count("thoughtsTokenCount")
     found = {"input_tokens": count("promptTokenCount"), "output_tokens": image, "text_tokens": max(0, text)}
     return {key: value for key, value in found.items() if value}

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from imaginet_build.errors import MissingExtra
-from imaginet_build.generators.api import image_of, scrub
+from imaginet_build.generators.api import capped, image_of, scrub, tokens
 from imaginet_build.generators.openai_batch import OpenAIBatches
 from imaginet_build.generators.outcomes import MAY_BE_BILLED, Answer, Trouble
 from imaginet_build.generators.pace import retry_after
@@ -85,7 +85,12 @@ class OpenAIImages(OpenAIBatches):
         # The client's own retries would send a request again after a timeout, and so pay twice without a word. A connection
         # that is kept open may be closed by the server just as the next request leaves, which looks like one that was lost.
         client: AbstractAsyncContextManager[AsyncOpenAI] = openai.AsyncOpenAI(
-            api_key=key, base_url=self.base_url, max_retries=0, timeout=timeout, default_headers={"Connection": "close"}
+            api_key=key,
+            base_url=self.base_url,
+            max_retries=0,
+            timeout=timeout,
+            default_headers={"Connection": "close"},
+            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, event_hooks={"response": [capped("/content")]}),
         )
         return client
 
@@ -116,7 +121,8 @@ class OpenAIImages(OpenAIBatches):
             return Answer(Refusal("no-data", "the answer holds no image"))
         said = answer.get("usage")
         counts = said if isinstance(said, dict) else {}
-        usage = {word: counts[word] for word in ("input_tokens", "output_tokens") if isinstance(counts.get(word), int)}
+        found = {word: tokens(counts.get(word)) for word in ("input_tokens", "output_tokens")}
+        usage = {word: count for word, count in found.items() if count is not None}
         data = answer.get("data")
         first = data[0] if isinstance(data, list) and data else None
         if not isinstance(first, dict):
@@ -132,8 +138,10 @@ class OpenAIImages(OpenAIBatches):
         if not isinstance(error, openai.APIStatusError):
             return None
         words = {error.code, error.type}
-        if error.status_code == 429 and not words & BILLING:
-            return Trouble("wait", Refusal("rate-limit", "a rate limit"), retry_after(error.response.headers))
+        seconds = retry_after(error.response.headers)
+        # 503 with a time is a rate limit by another name (RFC 9110, 15.6.4).
+        if (error.status_code == 429 and not words & BILLING) or (error.status_code == 503 and seconds is not None):
+            return Trouble("wait", Refusal("rate-limit", "a rate limit"), seconds)
         return self.faulted(error.status_code, words, error.param, scrub(error.message, key))
 
     def faulted(self, status: int, words: set[Any], param: str | None, said: str) -> Trouble:

@@ -53,6 +53,8 @@ def silence(error: Exception, host: str, timeout: float) -> Trouble:
     while (more := chain[-1].__cause__ or chain[-1].__context__) is not None and len(chain) < 10:
         chain.append(more)
     names = {kind.__name__ for one in chain for kind in type(one).__mro__}
+    if "TooLarge" in names:
+        return Trouble("lost", Refusal("too-large", f"the answer of {host} has no end: {MAY_BE_BILLED}"))
     if names & _NOT_SENT:
         return Trouble("unsent", Refusal("unreachable", f"{host} cannot be reached: check base_url and the network"))
     if any("Timeout" in name for name in names):

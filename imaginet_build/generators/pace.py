@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+LONGEST_PAUSE = 366 * 86400.0
+"""Seconds; a longer pause is no rate limit but a slip of the server, and kept in a ledger it would end all buying for good."""
+
 
 class Pace:
     """How many requests may be under way at once, and when the next may start. One per event loop.
@@ -84,7 +87,12 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         with suppress(KeyError, ValueError):
             seconds = float(headers[name]) / unit
-            return max(0.0, seconds) if math.isfinite(seconds) else None
+            return sane(seconds)
     with suppress(KeyError, ValueError, OverflowError):
-        return max(0.0, email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
+        return sane(email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
     return None
+
+
+def sane(seconds: float) -> float | None:
+    """A pause that a server may mean; None for no number, and for more than a year."""
+    return max(0.0, seconds) if math.isfinite(seconds) and seconds <= LONGEST_PAUSE else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from abc import ABC, abstractmethod
@@ -104,12 +105,19 @@ class PaidImages(ABC):
             "patience": patience,
         }
         above |= {"per_minute": per_minute, "budget_usd": budget_usd}
+        # `nan` is a float to TOML too, and no sum is ever above it: as a budget it would be none.
         wrong = [
-            f"{key} is {value}; it is a number above 0" for key, value in above.items() if value is not None and value <= 0
+            f"{key} is {value!r}; it is a number above 0"
+            for key, value in above.items()
+            if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf)
         ]
-        least = {"concurrency": concurrency, "budget_images": budget_images, "batch_jobs": batch_jobs}
-        wrong += [f"{key} is {value}; it is at least 1" for key, value in least.items() if value is not None and value < 1]
-        wrong += [f"retries is {retries}; it is at least 0"] if retries < 0 else []
+        least = {"concurrency": (concurrency, 1), "batch_jobs": (batch_jobs, 1), "retries": (retries, 0)}
+        least |= {"budget_images": (budget_images, 1)} if budget_images is not None else {}
+        wrong += [
+            f"{key} is {value!r}; it is a whole number, at least {low}"
+            for key, (value, low) in least.items()
+            if not isinstance(value, int) or value < low
+        ]
         fixed = [key for key in self.set_here if key in self.options]
         wrong += [f"options may not set {key}: the order or a key of its own does" for key in fixed]
         if wrong:
@@ -174,7 +182,10 @@ class PaidImages(ABC):
 
     def draw(self, orders: Sequence[Order]) -> Iterator[bytes | Refusal]:
         """One answer per order, in order: the service's own bytes. See the class for what is raised."""
-        answers: list[bytes | Refusal | None] = [self.unfit(order) or self.known(order) for order in orders]
+        try:
+            answers: list[bytes | Refusal | None] = [self.unfit(order) or self.known(order) for order in orders]
+        except OSError as error:
+            raise Halt(self._unwritable(error)).error(self.who) from None
         todo = {i: orders[i] for i, answer in enumerate(answers) if answer is None}
         halted: Halt | None = None
         if todo:
@@ -235,16 +246,24 @@ class PaidImages(ABC):
 
     async def _safely(self, client: Any, order: Order, pace: Pace, key: str) -> bytes | Refusal | None:
         try:
-            return await self._ask(client, order, pace, key)
+            try:
+                return await self._ask(client, order, pace, key)
+            except OSError:
+                raise
+            except Exception as error:  # raised, it would take the paid images of the whole batch with it
+                detail = scrub(f"{type(error).__name__}: {error}", key)
+                if (entry := self.ledger.standing(order.id)) is not None and entry.state == "open":
+                    self.ledger.unknown(order.id, "failed", detail)
+                return Refusal("failed", detail)
         except OSError as error:  # the disk's fault, so no image may be refused for it
-            why = f"the ledger in {self.ledger.root} cannot be written ({error.strerror}): nothing more is sent"
-            await self._stop(pace, why)
+            open_now = (entry := self.ledger.entries.get(order.id)) is not None and entry.state == "open"
+            if open_now and entry is not None and entry.sender == self.ledger.me:
+                log.warning("%s: the answer to order %s, which may have been billed, could not be kept", self.who, order.id)
+            await self._stop(pace, self._unwritable(error))
             return None
-        except Exception as error:  # raised, it would take the paid images of the whole batch with it
-            detail = scrub(f"{type(error).__name__}: {error}", key)
-            if (entry := self.ledger.standing(order.id)) is not None and entry.state == "open":
-                self.ledger.unknown(order.id, "failed", detail)
-            return Refusal("failed", detail)
+
+    def _unwritable(self, error: OSError) -> str:
+        return f"the ledger in {self.ledger.root} cannot be written ({error.strerror or error}): nothing more is sent"
 
     async def _stop(self, pace: Pace, why: str, wrong: bool = False) -> None:
         self._halt = self._halt or Halt(why, wrong)
@@ -282,7 +301,7 @@ class PaidImages(ABC):
             elif failures < self.retries and (
                 trouble.then in ("again", "unsent") or (trouble.then == "lost" and self.ask_again)
             ):
-                again = f"{self.who}: {trouble.refusal.detail}; asking again"
+                again = f"{self.who}: {scrub(trouble.refusal.detail, key)}; asking again"
                 # What cost nothing is said once, and not by every order that meets it.
                 log.log(logging.INFO if again in self._told and trouble.then == "unsent" else logging.WARNING, "%s", again)
                 self._told.add(again)
@@ -293,7 +312,10 @@ class PaidImages(ABC):
                 await self._stop(pace, scrub(trouble.refusal.detail, key), wrong)
                 return None
             else:
-                return replace(trouble.refusal, detail=scrub(trouble.refusal.detail, key))
+                refusal = replace(trouble.refusal, detail=scrub(trouble.refusal.detail, key))
+                if trouble.then in ("again", "lost"):  # money that may be gone is never gone without a word
+                    log.warning("%s: order %s, which may have been billed, is given up: %s", self.who, order.id, refusal.detail)
+                return refusal
 
     async def _may_begin(self, order: Order, pace: Pace) -> bool:
         """Write down that an order is about to be sent, when it is time; False where all was halted instead."""

@@ -131,6 +131,8 @@ class PaidBatches(PaidImages):
                 names = [order.id for order, _ in chunk]
                 what = {"model": self.model, "quality": self.quality}
                 while wait := self.ledger.begin(names, held, Limits(self.limits.usd, self.limits.images), what, token):
+                    if wait > self.longest_wait:
+                        raise Stopped(self._too_long(wait))
                     await asyncio.sleep(min(wait, self.poll))
                 await self._begin(client, self.ledger.bundles[token], file, key)
             except (Spent, Busy) as error:
@@ -159,7 +161,8 @@ class PaidBatches(PaidImages):
         except Exception as error:
             trouble = self._trouble(error, key) or silence(error, self.host, self.timeout)
             if trouble.then in ("again", "lost"):
-                log.warning("%s: %s; looking whether the batch was accepted", self.who, trouble.refusal.detail)
+                said = scrub(trouble.refusal.detail, key)
+                log.warning("%s: %s; looking whether the batch was accepted", self.who, said)
                 await self._identify(client, bundle, key)
                 return
             self._drop(bundle.orders, trouble.refusal.reason)
@@ -172,14 +175,16 @@ class PaidBatches(PaidImages):
 
     async def _identify(self, client: Any, bundle: Bundle, key: str) -> None:
         """The vendor's name of a batch whose submission has no answer; without one it was never begun."""
+        # Clocks jump: what was submitted just now is waited for from now on, and what others submitted no longer than that.
+        age = 0.0 if bundle.sender == self.ledger.me else max(0.0, time.time() - bundle.at)
+        end = time.monotonic() + self.settle_seconds - age
         while True:
             name = await self._patiently(lambda: self._find(client, bundle.token), key)
             if name is not None:
                 self.ledger.submitted(bundle.token, name)
                 log.warning("%s: batch %s had been accepted and is not submitted again", self.who, name)
                 return
-            left = bundle.at + self.settle_seconds - time.time()
-            if left <= 0:
+            if (left := end - time.monotonic()) <= 0:
                 self._drop(bundle.orders, "not-submitted")
                 return
             await asyncio.sleep(min(left, self.poll))

@@ -91,6 +91,8 @@ def choose(who: str, dtype: str) -> Device:
         # cuDNN may otherwise pick another algorithm, and so other last bits, from one call to the next.
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+        # And float32 is to mean that: by default it rounds what it convolves to 10 bits.
+        torch.backends.cudnn.allow_tf32 = False
     threads = f", {torch.get_num_threads()} thread(s)" if kind == "cpu" else ""
     log.info("%s: %s%s, %s", who, "no GPU found" if kind == "cpu" else kind, threads, str(chosen).removeprefix("torch."))
     return Device(kind, chosen)

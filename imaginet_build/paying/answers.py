@@ -35,14 +35,18 @@ class Answers:
             beside.unlink(missing_ok=True)
 
     def get(self, order: str) -> tuple[bytes, dict[str, Any]] | None:
-        """An order's image and what came beside it, if it lies here."""
+        """An order's image and what came beside it, if it lies here. A file that somebody damaged is none."""
         if self.folder is None:
             return None
         try:
             head, _, image = (self.folder / order).read_bytes().partition(b"\n")
         except FileNotFoundError:
             return None
-        return image, json.loads(head)
+        try:
+            about = json.loads(head)
+        except ValueError:
+            return None
+        return (image, about) if isinstance(about, dict) and about.keys() >= {"usage", "usd"} and image else None
 
     def clear(self, orders: Collection[str]) -> None:
         """Remove the images of these orders."""

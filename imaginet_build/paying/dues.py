@@ -97,8 +97,11 @@ def bills(
     if any(paid):
         facts = store.facts(["generator", "category"]).to_pylist()
         here.update((row["generator"], row["category"]) for row in facts)
+        forgiven = forgivable(store, entries)
         here.update(
-            (row["generator_or_source"], row["category"]) for row in store.rejects().to_pylist() if row["stage"] == STAGE
+            (row["generator_or_source"], row["category"])
+            for row in store.rejects().to_pylist()
+            if row["stage"] == STAGE and row["id"] not in forgiven
         )
     found: list[dict[str, Any] | None] = []
     for entry, costs in zip(entries, paid, strict=True):
@@ -111,8 +114,9 @@ def bills(
 
 
 def forecast(root: Path, entry: Generate, images: int) -> dict[str, Any]:
-    """What `images` more of an entry would cost: `requests`, `usd` ([least, most], null where not known), `price` in words,
-    `hours` (null where not known), and what the ledger says was spent. Nothing is loaded and nobody is asked."""
+    """What `images` more of an entry would cost: `requests`, `usd` ([least, most], null where neither prices nor what images
+    cost so far tell), `price` in words, `hours` (null where not known), and what the ledger says was spent. Nothing is loaded
+    and nobody is asked."""
     prices = Prices.model_validate(_option(entry, "prices", {}))
     batch = _option(entry, "mode", "direct") == "batch"
     card = catalog.card("generators", entry.generator)
@@ -124,12 +128,16 @@ def forecast(root: Path, entry: Generate, images: int) -> dict[str, Any]:
     usd = None if len(known) < len(each) else [min(one[0] for one in known) * images, max(one[1] for one in known) * images]
     place = root / "paid" / card.name
     spent = Ledger(place).read().totals if place.is_dir() else Ledger().totals
+    priced = _priced(prices, usd is not None, batch)
+    if usd is None and spent.answered and spent.usd > 0:
+        usd = [spent.usd / spent.images * images] * 2
+        priced = f"as the {spent.images} images so far: ${spent.usd / spent.images:.4g} each; {priced}"
     return {
         "images": images,
         "requests": images,
         "mode": "batch" if batch else "direct",
         "usd": usd and [round(one, 4) for one in usd],
-        "price": _priced(prices, usd is not None, batch),
+        "price": priced,
         "hours": _hours(entry, images, spent.seconds / spent.answered if spent.answered else None),
         "spent_images": spent.images,
         "spent_usd": round(spent.usd, 4),

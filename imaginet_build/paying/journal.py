@@ -68,8 +68,11 @@ class Journal:
         for line in data.splitlines():
             try:
                 self.apply(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                log.warning("%s: left out a broken line (%r): its writer was killed in the middle", self.root, line[:60])
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                log.warning(
+                    "%s: left out a broken line (%r): its writer was killed in the middle, or it is not ours",
+                    self.root, line[:60],
+                )  # fmt: skip
 
     # --- who lives ----------------------------------------------------------------------------------------------------
 

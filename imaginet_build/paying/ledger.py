@@ -10,6 +10,8 @@ holds a lock of its own as long as it lives, so that a request under way is told
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -23,7 +25,7 @@ from imaginet_build.paying.answers import Answers
 from imaginet_build.paying.journal import Journal
 
 State = Literal["open", "answered", "refused", "failed", "unknown"]
-BILLED_IN_VAIN = frozenset({"timeout", "dropped", "killed", "server-error", "lost-in-batch", "bought-before"})
+BILLED_IN_VAIN = frozenset({"timeout", "dropped", "killed", "server-error", "lost-in-batch", "bought-before", "failed"})
 """Reasons of refusals that hide money: the image may have been, or was, paid for. `ask_again` asks for these anew."""
 
 
@@ -54,7 +56,8 @@ class Limits:
 
 @dataclass(slots=True)
 class Entry:
-    """One order's standing. `usd`: what its last request cost or holds back; `batch`: the vendor's batch it went with."""
+    """One order's standing. `usd`: what its last request cost or holds back; `batch`: the vendor's batch it went with;
+    `counted`: whether that request counts as billed."""
 
     state: State
     attempts: int = 0
@@ -63,6 +66,7 @@ class Entry:
     batch: str | None = None
     reason: str = ""
     detail: str = ""
+    counted: bool = True
 
 
 @dataclass(slots=True)
@@ -112,9 +116,14 @@ class Ledger:
     # --- before a request ---------------------------------------------------------------------------------------------
 
     def standing(self, order: str) -> Entry | None:
-        """What is known of an order; what a dead process left is settled first."""
+        """What is known of an order; what a dead process left is settled first. An image that lies here though no line says
+        that it was asked for (somebody cut the ledger) was paid for all the same."""
         with self._journal.locked():
             entry = self.entries.get(order)
+            if entry is None and (kept := self.answers.get(order)) is not None:
+                usd, sender = float(kept[1]["usd"] or 0.0), self._journal.live()
+                self._write([{"event": "sent", "order": order, "attempt": 1, "usd": usd, "sender": sender, "recovered": True}])
+                self._settle([order])
             if entry is not None and entry.state == "open" and entry.batch is None and not self._journal.lives(entry.sender):
                 self._settle([order])
             return self.entries.get(order)
@@ -156,8 +165,10 @@ class Ledger:
         if limits.per_minute is None:
             return 0.0
         span, most = (60.0, int(limits.per_minute)) if limits.per_minute >= 1 else (60.0 / limits.per_minute, 1)
-        recent = [at for at in self._begun if at > time.time() - span]
-        return recent[-most] + span - time.time() if len(recent) >= most else 0.0
+        now = time.time()
+        # What lies further ahead was begun before a clock was set back, and says nothing of the last minute.
+        recent = [at for at in self._begun if now - span < at <= now + span]
+        return max(0.0, recent[-most] + span - now) if len(recent) >= most else 0.0
 
     def _afford(self, count: int, usd: float, limits: Limits, wait: bool) -> bool:
         """Whether a budget allows so many requests. False (only with `wait`): not before some that are under way are through,
@@ -260,7 +271,9 @@ class Ledger:
     def _apply(self, line: Mapping[str, Any]) -> None:
         event = line["event"]
         if event == "pause":
-            self.until = max(self.until, float(line["until"]))
+            # Never longer than it was asked for, though the clock was set back since.
+            length = _finite(line["until"]) - _finite(line["at"])
+            self.until = max(self.until, min(float(line["until"]), time.time() + length))
         elif event == "submitted":
             self.bundles[line["batch"]].name = str(line["name"])
         elif event == "sent":
@@ -269,26 +282,31 @@ class Ledger:
             self._apply_end(line)
 
     def _apply_sent(self, line: Mapping[str, Any]) -> None:
-        old, held, at = self.entries.get(line["order"]), float(line["usd"]), float(line["at"])
-        batch = line.get("batch")
-        self.entries[line["order"]] = Entry("open", (old.attempts if old else 0) + 1, held, line["sender"], batch)
+        old, held, at = self.entries.get(line["order"]), _finite(line["usd"]), _finite(line["at"])
+        batch, sender = line.get("batch"), line["sender"]
+        if not re.fullmatch(r"\w{1,64}", sender):  # the name of a file
+            raise ValueError(sender)
+        self.entries[line["order"]] = Entry("open", (old.attempts if old else 0) + 1, held, sender, batch)
         self.totals.images += 1
         self.totals.usd += held
         if batch is None:
             self._begun.append(at)
         else:
-            self.bundles.setdefault(batch, Bundle(batch, [], at, line["sender"])).orders.append(line["order"])
+            self.bundles.setdefault(batch, Bundle(batch, [], at, sender)).orders.append(line["order"])
 
     def _apply_end(self, line: Mapping[str, Any]) -> None:
         entry, totals, state = self.entries[line["order"]], self.totals, line["event"]
         if state not in ("answered", "refused", "failed", "unknown"):
             raise ValueError(state)
+        usd, seconds = _finite(line.get("usd", entry.usd)), _finite(line.get("seconds", 0.0))
+        counted = state != "failed" and not (state == "refused" and not line["billed"])
         totals.unknown += (state == "unknown") - (entry.state == "unknown")
-        totals.answered += state == "answered"
-        totals.seconds += float(line.get("seconds", 0.0))
-        totals.images -= state == "failed" or (state == "refused" and not line["billed"])
-        usd = float(line.get("usd", entry.usd))
+        totals.answered += (state == "answered") - (entry.state == "answered")
+        totals.seconds += seconds
+        # Two processes that read one batch may both close an order: it is counted once.
+        totals.images += counted - entry.counted
         totals.usd += usd - entry.usd
+        entry.counted = counted
         entry.state, entry.usd = state, usd
         entry.reason, entry.detail = str(line.get("reason", "")), str(line.get("detail", ""))
         if state == "answered":
@@ -308,3 +326,10 @@ class Ledger:
         """Whether the process that sent under this name still runs."""
         with self._journal.locked():
             return self._journal.lives(sender)
+
+
+def _finite(number: Any) -> float:
+    """A number of a line; a line with another is broken."""
+    if not math.isfinite(value := float(number)):
+        raise ValueError(number)
+    return value

@@ -1,12 +1,11 @@
 """`publish --dry-run`: what a release would hold and where it would go, told from the plan and the facts alone.
 
-Nothing is written, balanced, encoded, hashed or asked of anybody. So what a new plan would keep is told as the most it can be,
-and the size of what is yet to be encoded as an estimate that says what it is made of.
+Nothing is written, balanced, encoded, hashed or asked of anybody. So what a new plan would keep is told as what the plan that
+is there keeps and the most it can be, and the size of what is yet to be encoded as an estimate that says what it is made of.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,9 +23,9 @@ from imaginet_build.destinations import urlpush
 from imaginet_build.errors import BuildError, UsageError
 from imaginet_build.publish import BYTES_PER_FILE
 from imaginet_build.records import SPLITS
-from imaginet_build.releases import living, release, tiers
+from imaginet_build.releases import living, notices, release, tiers
 from imaginet_build.releases.rights import Clearance
-from imaginet_build.running import clearance, growing
+from imaginet_build.running import clearance, growing, stages
 from imaginet_build.running.clearance import Asked
 from imaginet_build.running.delivery import Where, tag_of
 from imaginet_build.running.workspace import Session
@@ -50,17 +49,20 @@ def outlook(
         version = version or made
     older = _older(grow) if grow is not None else None
     clear = clearance.cleared(session, asked.only or recipe.publish.only, [grow, out])
-    kept, anew = _kept(session, clear, grow)
+    kept, anew, besides = _kept(session, clear, grow)
     hold = replace(clear, withhold=asked.holding(recipe, travels))
     number = _number(session, kept, version) if older is None else older["version"]
-    if older and (version or kept.num_rows or clear.taken):
-        number = living.number_after(older["version"], older["release"], version)
+    if older and grow is not None:
+        older |= _changed(grow, clear)
+        if version or kept.num_rows or besides["unplanned"] or older["withdrawn"] or older["corrected"]:
+            number = living.number_after(older["version"], older["release"], version)
     rows = Counter(kept["split"].to_pylist())
     return {
         "work": str(store.root),
         "rows": {split: rows[split] for split in SPLITS if rows[split]},
         "origins": dict(sorted(Counter(kept["origin"].to_pylist()).items())),
         "balanced_anew": anew,
+        "at_most": kept.num_rows + sum(besides.values()),
         "views": _views(session, kept, hold),
         "robustness": recipe.publish.robustness,
         "rights": _rights(kept, hold),
@@ -87,9 +89,21 @@ def _older(folder: Path) -> dict[str, Any]:
     }
 
 
-def _kept(session: Session, clear: Clearance, grow: Path | None) -> tuple[pa.Table, str | None]:
-    """The rows of the plan that would be published, but for those of the release that this one grows from; and why the plan
-    would be made anew before, if it would: then they are the most that can be."""
+def _changed(folder: Path, clear: Clearance) -> dict[str, int]:
+    """How many rows of the release that this one grows from are withdrawn, or put right."""
+    ids = set(_ids(folder))
+    taken = {notice.id for notice in clear.notices.taken if notice.recognised}
+    news = set(clear.notices.errata) - set(notices.read(folder).errata)
+    return {
+        "withdrawn": len(ids & (taken | clear.bars.why.keys())),
+        "corrected": len(ids & {one.id for one in news if one.column in notices.CORRECTABLE}),
+    }
+
+
+def _kept(session: Session, clear: Clearance, grow: Path | None) -> tuple[pa.Table, str | None, dict[str, int]]:
+    """The rows of the plan that would be published, but for those of the release that this one grows from; why the plan would
+    be made anew before, if it would; and how many images it might keep besides then: those that it leaves out now, and those
+    that came after it (`unplanned`)."""
     store = session.store
     plan = store.plan()
     kept = plan.filter(plan["keep"]).select(_VIEW)
@@ -104,7 +118,13 @@ def _kept(session: Session, clear: Clearance, grow: Path | None) -> tuple[pa.Tab
     kept = kept.filter(pc.invert(pc.is_in(kept["id"], value_set=gone)))
     if kept.num_rows == 0 and grow is None:
         raise BuildError("the plan keeps no image that may be published: see why with build-imaginet balance")
-    return kept, anew
+    besides = {"left_out": 0, "unplanned": 0}
+    if anew is not None:
+        ids = session.store.facts(["id"])["id"]
+        ids = ids.filter(pc.invert(pc.is_in(ids, value_set=gone)))
+        planned = pc.sum(pc.is_in(ids, value_set=plan["id"].combine_chunks())).as_py() or 0
+        besides = {"left_out": max(planned - kept.num_rows, 0), "unplanned": len(ids) - planned}
+    return kept, anew, besides
 
 
 def _number(session: Session, kept: pa.Table, version: str | None) -> str:
@@ -199,10 +219,9 @@ def _goes(session: Session, where: Where, version: str) -> dict[str, Any]:
 
 def _gate(session: Session, travels: bool, force: bool) -> dict[str, Any]:
     """What the audit must say of it, and what it said last of the release in the work folder."""
-    path = session.store.root / "audit.json"
-    said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    said = stages.audited(session.store)
     needs: Sequence[str] = ["passed", "undecided", "refused"] if force or not travels else ["passed", "undecided"]
-    last = {key: (said.get("gate") or {}).get(key) for key in ("verdict", "value")} if said else None
+    last = {key: said["gate"].get(key) for key in ("verdict", "value")} if said else None
     return {"needs": needs, "limit": session.recipe.audit.limit, "last": last, "of": said.get("digest")}
 
 
@@ -212,10 +231,18 @@ def text(document: dict[str, Any]) -> str:
     total = sum(rows.values())
     grown = document["grown_from"]
     most = f"{' more' if grown else ''} at most: the plan is made anew {document['balanced_anew']}"
+    if document["at_most"] > total:
+        most = f"{' more' if grown else ''} as planned now, {document['at_most']}{most}"
     splits = ", ".join(f"{n} {split}" for split, n in rows.items()) or "none"
     lines = [f"{total} images{most if document['balanced_anew'] else ''} ({splits})"]
     if grown:
-        lines.append(f"and the {grown['rows']} of {grown['release']}, {grown['nbytes'] / 1e6:.1f} MB of data as they are")
+        stay = f"and the {grown['rows']} of {grown['release']}, {grown['nbytes'] / 1e6:.1f} MB of data as they are"
+        told = [
+            f"{grown[key]} that are {what}"
+            for key, what in (("withdrawn", "withdrawn"), ("corrected", "put right"))
+            if grown[key]
+        ]
+        lines.append(stay + (f", but for {' and '.join(told)}, and the files they stand in" if told else ""))
     for view, told in document["views"].items():
         lines.append(
             f"{view}: {told['rows']} rows in about {told['shards']} files, about {told['nbytes'] / 1e6:.1f} MB "
@@ -225,9 +252,8 @@ def text(document: dict[str, Any]) -> str:
         lines.append(f"robustness: the test images under {document['robustness']} conditions, besides")
     for key, what in (("with_pixels", "with their pixels"), ("fetch_hints", "as a fetch hint, without pixels")):
         if held := rights[key]:
-            lines.append(
-                f"{what}: {sum(held.values())} rows ({', '.join(f'{n} {name}' for name, n in list(held.items())[:6])})"
-            )
+            named = ", ".join(f"{n} {name}" for name, n in list(held.items())[:6]) + ", …" * (len(held) > 6)
+            lines.append(f"{what}: {sum(held.values())} rows ({named})")
     if rights["nobody_knows"] and goes["kind"] != "work folder":
         lines.append(
             f"of {rights['nobody_knows']} rows with pixels nothing says that they may go: --withhold unknown keeps them here"

@@ -177,7 +177,7 @@ def publish(
             previous=previous, version=number, beside=store.root / "release", map=partial(_ordered, session.pool),
         )  # fmt: skip
 
-    said = _audited(store)
+    said = audited(store)
     published = write(said)
     if said.get("digest") != published.digest or said["gate"]["limit"] != recipe.audit.limit:
         result = audits.audit(
@@ -273,10 +273,19 @@ def report(session: Session) -> Path:
     return reports.report(session.store.root, samples=settings.thumbnails, side=settings.side)
 
 
-def _audited(store: Store) -> dict[str, Any]:
+def audited(store: Store) -> dict[str, Any]:
+    """What the last audit of a work folder said; nothing where there was none, or what it wrote was damaged."""
     path = store.root / "audit.json"
-    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return said
+    try:
+        said: Any = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(said["gate"]["limit"], float) and isinstance(said["gate"]["verdict"], str):
+            return dict(said)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        pass
+    log.warning("%s is not what an audit writes and is passed over: publish audits anew", path)
+    return {}
 
 
 def several(session: Session) -> OrderedMap:

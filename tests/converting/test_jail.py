@@ -21,6 +21,7 @@ ATTEMPTS = {
     "a copy of itself": "os._exit(0) if os.fork() == 0 else print('forked')",
     "removing a file": "os.unlink('here')",
     "a signal to others": "os.kill(os.getppid(), 0)",
+    "a signal by a descriptor": "fcntl.fcntl(1, fcntl.F_SETOWN, os.getppid())",
 }
 STATUS = Path("/proc/self/status")
 SECCOMP = platform.machine() in ("x86_64", "aarch64") and STATUS.exists() and "\nSeccomp:" in STATUS.read_text()
@@ -29,7 +30,7 @@ SECCOMP = platform.machine() in ("x86_64", "aarch64") and STATUS.exists() and "\
 def run(tmp_path, code: str, without: str = "") -> subprocess.CompletedProcess[str]:
     (tmp_path / "here").touch()
     lines = [
-        "import os, socket, subprocess, sys",
+        "import fcntl, os, socket, subprocess, sys",
         "from imaginet_build.converting import jail",
         *([f"jail.{without} = lambda *a: None"] if without else []),
         "held = jail.close(memory=2**28, seconds=20, output=2**20)",

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from imaginet_build import cards, catalog
 from imaginet_build.converting import upstream
 from imaginet_build.errors import UsageError
-from imaginet_build.generators import conformance
+from imaginet_build.generators import conformance, stack
 from imaginet_build.generators.gan import Gan
+from imaginet_build.generators.networks import skiplayer
 
 TINY = cards.bundled("bundled:tiny-gan")
 ORDERS = conformance.orders(6, 128, 128)
@@ -173,6 +174,22 @@ def test_weights_that_were_never_trained_are_refused(copy):
     save_file({k: torch.zeros_like(v) if k.endswith("bias") else v for k, v in state.items()}, copy / "model.safetensors")
     with pytest.raises(UsageError, match="never trained: all 11 biases are at their initial values"):
         Gan(str(copy))
+
+
+def test_a_network_fresh_from_its_constructor_is_refused(copy):
+    config = json.loads((copy / "config.json").read_text())
+    fresh = skiplayer.module(config["latent_size"], config["widths"])
+    save_file(fresh.state_dict(), copy / "model.safetensors")
+    with pytest.raises(UsageError, match=r"never trained: all \d+ running means are 0"):
+        Gan(str(copy))
+
+
+def test_float32_on_a_gpu_is_not_rounded_to_less(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, value in (("benchmark", True), ("deterministic", False), ("allow_tf32", True)):
+        monkeypatch.setattr(torch.backends.cudnn, name, value)
+    assert stack.choose("it", "float32") == stack.Device("cuda", torch.float32)
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_missing_weights_name_convert_as_the_next_step(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from paid_server import (
 
 from imaginet_build import catalog
 from imaginet_build.errors import UsageError
-from imaginet_build.generators import conformance
+from imaginet_build.generators import api, conformance
 from imaginet_build.generators.google_images import GoogleImages
 from imaginet_build.paying.ledger import Ledger, Stopped
 from imaginet_build.records import Refusal
@@ -126,6 +126,36 @@ def test_rate_limits_are_waited_out_and_a_days_quota_ends_the_run(server):
         first(server, says(429, trouble(429), ("Retry-After", "7200")))
     with pytest.raises(Stopped, match="today's quota"):
         first(server, says(429, trouble(429, violations=[{"quotaId": "GenerateRequestsPerDayPerProject"}])))
+
+
+def test_a_server_that_is_down_and_says_for_how_long_is_waited_for_and_bills_nothing(server):
+    generator = made(server)
+    server.script = {ORDERS[0].prompt.text: [says(503, trouble(503, "UNAVAILABLE"), ("Retry-After", "1"))]}
+    assert list(generator.draw(ORDERS[:1])) == [HONEST]
+    assert server.times[1] - server.times[0] >= 1
+    assert (generator.ledger.totals.images, generator.ledger.totals.unknown) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "body", [{"error": "x"}, {"error": {"details": "x"}}, {"error": {"details": [{"violations": "x", "retryDelay": "1.2.3s"}]}}]
+)
+def test_errors_of_another_shape_mean_what_their_status_says(server, body):
+    assert first(server, says(429, body)) == HONEST
+    with pytest.raises(UsageError, match="does not accept the key"):
+        first(server, says(403, body))
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_answer_without_end_fills_no_memory(server, status, monkeypatch):
+    monkeypatch.setattr(api, "LONGEST_BODY", 100_000)
+    assert first(server, says(status, b" " * 3_000_000), retries=0).reason == "too-large"
+
+
+def test_which_key_is_taken_is_said_as_it_is(server, monkeypatch, caplog):
+    monkeypatch.setenv("GOOGLE_API_KEY", "another-key-0123456789")
+    assert first(server) == HONEST
+    assert server.keys == {KEY}
+    assert "Using GOOGLE_API_KEY" not in caplog.text
 
 
 @pytest.mark.parametrize(

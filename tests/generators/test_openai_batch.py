@@ -173,6 +173,32 @@ def test_budgets_hold_for_batches(server, made):
     assert len(submitted(server)) == 2
 
 
+def test_a_rate_limit_of_hours_ends_the_run_and_is_not_slept_through(server, made):
+    server.on_path["/v1/batches"] = [says(429, problem(None), ("Retry-After", "7200"))]
+    with pytest.raises(Stopped, match=r"asks to wait 7\d\d\d s more, longest_wait is 1800 s"):
+        list(made().draw(ORDERS))
+    assert made().ledger.read().totals.images == 0
+
+
+def test_a_clock_that_jumps_ahead_submits_nothing_twice(server, made, monkeypatch):
+    """The service lists what it accepted a moment later than it accepted it."""
+    late = []
+
+    def accepts_and_drops(handler, data):
+        late.append(json.loads(data))
+        real = paid_batch.time.time
+        monkeypatch.setattr(paid_batch.time, "time", lambda: real() + 3600)
+        drops(handler, data)
+
+    def lists_later(handler, data):
+        handler.reply(200, {"object": "list", "data": [], "has_more": False})
+        handler.begin(late.pop())
+
+    server.on_path["/v1/batches"] = [accepts_and_drops, lists_later]
+    assert list(made().draw(ORDERS)) == PICTURES
+    assert len(server.batches) == 1
+
+
 def test_faults_while_it_is_waited_for_are_waited_out(server, made):
     server.on_path = {
         "/v1/files": [drops, says(500, problem(None))],

@@ -192,6 +192,8 @@ def test_rate_limits_without_a_time_or_with_none_are_waited_out_but_not_for_ever
         ({"retry-after": "-3"}, 0),
         ({"retry-after": "Fri, 01 Jan 2021 00:00:00 GMT"}, 0),
         ({"retry-after": "nan"}, None),
+        ({"retry-after": "1e300"}, None),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, None),
         ({"retry-after": "soon"}, None),
         ({}, None),
     ],
@@ -207,6 +209,23 @@ def test_broken_servers_are_asked_again_so_many_times(server, status):
     got = first(server, *[act] * 9, retries=2)
     assert got.reason == "server-error"
     assert len(server.asked) == 3 + 3
+
+
+def test_a_server_that_is_down_and_says_for_how_long_is_waited_for_and_bills_nothing(server):
+    generator = made(server)
+    server.script = {ORDERS[0].prompt.text: [says(503, problem(None), ("Retry-After", "1"))]}
+    assert list(generator.draw(ORDERS[:1])) == [HONEST]
+    assert server.times[1] - server.times[0] >= 1
+    assert (generator.ledger.totals.images, generator.ledger.totals.unknown) == (1, 0)
+    assert "asks to wait 7200 s more" in stops(server, says(503, problem(None), ("Retry-After", "7200")))
+
+
+@pytest.mark.parametrize("tokens", [-(10**9), 10**400, True, "7", 1.5])
+def test_a_count_of_tokens_that_none_can_be_loosens_no_budget_and_loses_no_image(server, tokens):
+    generator = made(server, prices={"images": {"any": 0.5}, "output": 30.0})
+    server.script = {ORDERS[0].prompt.text: [says(200, answer(HONEST) | {"usage": {"output_tokens": tokens}})]}
+    assert list(generator.draw(ORDERS[:1])) == [HONEST]
+    assert 0 <= generator.ledger.totals.usd <= 0.5
 
 
 @pytest.mark.parametrize("act", [drops, drops_in_the_body])
@@ -320,6 +339,12 @@ def test_the_budget_is_never_passed(server):
 def test_settings_and_keys_that_cannot_work_are_named_before_a_request(server, monkeypatch):
     with pytest.raises(UsageError, match=r"timeout is 0.*concurrency is 0.*budget_images is 0.*options may not set prompt"):
         made(server, timeout=0, concurrency=0, budget_images=0, options={"prompt": "mine"})
+    for key in ("budget_usd", "per_minute", "timeout", "longest_wait"):
+        for value in (float("nan"), float("inf"), "5"):
+            with pytest.raises(UsageError, match=f"{key} is .*; it is a number above 0"):
+                made(server, **{key: value})
+    with pytest.raises(UsageError, match=r"budget_images is 2\.5; it is a whole number, at least 1"):
+        made(server, budget_images=2.5)
     for url in ("ftp://x", "http://user:word@127.0.0.1/v1", "nonsense", "http://127.0.0.1:port/"):
         with pytest.raises(UsageError, match="base_url is an http"):
             OpenAIImages("m", url)
@@ -364,6 +389,13 @@ def test_an_answer_without_end_is_read_no_further_than_an_image_reaches(server, 
     monkeypatch.setattr(openai_images, "LONGEST", 100_000)
     got = first(server, says(200, b" " * 3_000_000))
     assert (got.reason, got.detail) == ("too-large", "the answer is longer than 100,000 bytes")
+
+
+def test_an_error_without_end_fills_no_memory(server, monkeypatch):
+    monkeypatch.setattr(api, "LONGEST_BODY", 100_000)
+    got = first(server, says(500, b" " * 3_000_000), retries=0)
+    assert (got.reason, len(server.asked)) == ("too-large", 1)
+    assert "may have been billed" in got.detail
 
 
 def test_data_urls_are_read(server):

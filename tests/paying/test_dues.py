@@ -82,6 +82,11 @@ def test_what_may_be_lost_is_a_reject_until_it_may_be_asked_for_again(server, pl
     assert (done.total, done.rejected, done.failed) == (2, {"dropped": 1, "server-error": 1}, 2)
     assert drawn(place, entry(server)).new == 0
     server.script = {}
+    (bill,) = dues.bills(Store(place / "work"), [entry(server, ask_again=True)])
+    assert bill["images"] == 2, "what would be asked for anew is in the estimate"
+    assert bill["usd"] == [pytest.approx(bill["spent_usd"] / bill["spent_images"] * 2, abs=1e-4)] * 2
+    assert "images so far" in bill["price"]
+    assert caplog.text.count("which may have been billed, is given up") == 2
     assert drawn(place, entry(server, ask_again=True)).total == 4
     assert server.billed[TEXTS[1]] == 2
     assert caplog.text.count("is asked for again and may be billed twice") == 2

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from imaginet_build.paying import journal
+from imaginet_build.paying import journal, ledger
 from imaginet_build.paying.ledger import SOON, Busy, Ledger, Limits, Spent
 
 ANY = Limits()
@@ -142,6 +142,64 @@ def test_a_pause_and_a_rate_are_kept_by_all(tmp_path):
     assert [slow[i % 2].begin([str(i)], 0, limits, {}) for i in range(2)] == [0, 0]
     assert 30 < slow[0].begin(["2"], 0, limits, {}) <= 60
     assert 60 < slow[1].begin(["2"], 0, Limits(per_minute=0.5), {}) <= 120
+
+
+def test_a_clock_that_was_set_back_makes_nobody_wait_a_day(tmp_path, monkeypatch):
+    book, limits, now = Ledger(tmp_path), Limits(per_minute=1), time.time()
+    book.begin(["a"], 0, limits, {})
+    book.pause(20)
+    monkeypatch.setattr(ledger.time, "time", lambda: now - 86400)
+    assert 15 < Ledger(tmp_path).begin(["b"], 0, limits, {}) <= 20
+
+
+def test_an_order_that_two_processes_close_counts_once(tmp_path):
+    one, two = Ledger(tmp_path), Ledger(tmp_path)
+    one.begin(["a", "b"], 0.5, ANY, {}, "batch")
+    for book in (one, two):
+        book.refused("a", "moderation", "no", billed=False, usage={}, usd=None)
+        book.answered("b", b"image", {}, 0.25)
+    assert (one.read().totals.images, one.totals.usd, one.totals.answered) == (1, pytest.approx(0.25), 1)
+
+
+FOREIGN = [
+    "null",
+    "[]",
+    "[" * 100_000,
+    "\x00",
+    '{"event": "pause", "until": Infinity, "at": 1}',
+    *(
+        '{"event": "sent", "order": "o", "at": 1, ' + rest + "}"
+        for rest in (
+            '"usd": NaN, "sender": "s"',
+            '"usd": 0, "sender": null',
+            '"usd": 0, "sender": "../../x"',
+            '"usd": 0, "sender": "a\\u0000b"',
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("line", FOREIGN, ids=range(len(FOREIGN)))
+def test_a_line_that_is_not_ours_is_left_out_and_loosens_no_budget(tmp_path, line, caplog):
+    (tmp_path / "ledger.jsonl").write_text(line + "\n")
+    book = Ledger(tmp_path)
+    assert book.settle() == []
+    assert book.standing("o") is None
+    with pytest.raises(Spent):
+        book.begin(["mine"], 0.2, Limits(usd=0.1), {})
+    assert "left out a broken line" in caplog.text
+
+
+def test_an_image_whose_lines_were_cut_off_is_not_bought_again(tmp_path):
+    book = Ledger(tmp_path)
+    book.begin(["a"], 0.5, ANY, {})
+    book.answered("a", b"image", {}, 0.25)
+    (tmp_path / "ledger.jsonl").write_bytes(b"")
+    book = Ledger(tmp_path)
+    assert book.standing("a").state == "answered"
+    assert (book.totals.images, book.totals.usd) == (1, pytest.approx(0.25))
+    (tmp_path / "answers" / "a").write_bytes(b"")
+    assert book.answers.get("a") is None
 
 
 def test_a_ledger_in_memory_keeps_books_and_no_images():

@@ -168,7 +168,7 @@ def stylegan3(net: Upstream, z: Array, label: int | None = None, psi: float = 1.
     return x * net.modules["synthesis"]["output_scale"]
 
 
-def progan(net: Upstream, z: Array) -> Array:
+def progan(net: Upstream, z: Array, one_hot: Array | None = None) -> Array:
     def norm(x: Array) -> Array:
         return x / np.sqrt(np.mean(x**2, 0, keepdims=True) + 1e-8)
 
@@ -176,7 +176,9 @@ def progan(net: Upstream, z: Array) -> Array:
         weight = net[f"{name}.weight"]
         return convolve(norm(x), weight * gain / np.sqrt(weight[0].size), mode) + net[f"{name}.bias"][:, None, None]
 
-    x, i = unit(z)[:, None, None], 0
+    # A class's 1 stands beside a latent of the length of its number of dimensions.
+    long = unit(z) if one_hot is None else np.concatenate([unit(z) * np.sqrt(len(z)), one_hot])
+    x, i = long[:, None, None], 0
     while f"layer{2 * i}.weight" in net:
         if i:
             x = x.repeat(2, 1).repeat(2, 2)

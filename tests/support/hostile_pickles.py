@@ -69,6 +69,7 @@ def bombs() -> dict[str, bytes]:
         "a tensor of more sides than there are": tensor(4, (1,) * 64, (1,) * 64),
         "storages within storages": storages(50),
         "a network within itself": circle(),
+        "networks within each other": tangle(1500),
         "a compressed zip": _zip(zipfile.ZIP_DEFLATED, b"\0" * 50_000_000),
         "a zip without its values": _zip(zipfile.ZIP_STORED, None),
     }
@@ -109,6 +110,12 @@ def circle() -> bytes:
     """A module whose child is itself."""
     made = _global("torch.nn.modules.module", "Module") + b")\x81\x94"
     return b"\x80\x04" + made + b"}" + _text("_modules") + b"}" + _text("child") + b"h\x00ssb."
+
+
+def tangle(count: int) -> bytes:
+    """Modules of which each has all others for children, by one table that they share."""
+    made = _global("torch.nn.modules.module", "Module") + b")\x81}" + _text("_modules") + b"h\x00sb"
+    return b"\x80\x04}\x94(" + b"".join(_text(f"m{i}") + made for i in range(count)) + b"u0" + made + b"."
 
 
 def _zip(method: int, values: bytes | None) -> bytes:

@@ -36,8 +36,8 @@ def mapping(dice: Dice, z: int, w: int, layers: int, classes: int, vectors: int 
     """The mapping network of StyleGAN2 and 3, or with `vectors` that of StyleGAN-XL."""
     found: Tensors = {}
     if vectors:
-        # The table of class vectors is there even where no class is used.
-        found |= {"mapping.embed.weight": dice(classes or 5, vectors)}
+        # The table of class vectors is ImageNet's, however few classes are used, and there even where none is.
+        found |= {"mapping.embed.weight": dice(5, vectors)}
     if classes and vectors:
         found |= {"mapping.embed_proj.weight": dice(z, vectors), "mapping.embed_proj.bias": dice(z, scale=0.3)}
     elif classes:
@@ -184,11 +184,11 @@ def stylegan_xl(classes: int = 3) -> tuple[Tensors, Modules]:
     return alias_free(first, layers, names, classes, vectors=9)
 
 
-def progan(side: int = 16) -> tuple[Tensors, Modules]:
+def progan(side: int = 16, classes: int = 0) -> tuple[Tensors, Modules]:
     """As genforce's `PGGANGenerator`."""
     dice, latent = Dice(4), 10
     found: Tensors = {"lod": torch.zeros(())}
-    before = latent
+    before = latent + classes
     for i in range(side.bit_length() - 2):
         width = 9 - i
         kernel = 3 if i else 4

@@ -93,3 +93,7 @@ def check(shapes: Shapes, state: Weights, who: str) -> None:
     biases = [v for k, v in state.items() if k.endswith("bias") and not k.endswith("place.bias")]
     if biases and all(bool((v == v.flatten()[0]).all()) for v in biases):
         raise UsageError(f"{who}: these weights were never trained: all {len(biases)} biases are at their initial values")
+    # Some layers draw their biases at random; what training sees on its way, it averages from 0.
+    means = [v for k, v in state.items() if k.rpartition(".")[2] in ("mean", "running_mean")]
+    if means and not any(bool(v.any()) for v in means):
+        raise UsageError(f"{who}: these weights were never trained: all {len(means)} running means are 0")
