@@ -60,7 +60,7 @@ SHAPES = (
 @dataclass(frozen=True)
 class Bench:
     """A test. `layout`: what kind of set it was taken for; `release`: the folder of a release, which may hold a robustness set;
-    `lost`: what is listed and cannot be had, by name."""
+    `lost`: what is listed and cannot be had, by name; `revision`: the commit of a data set of the Hub."""
 
     rows: Rows
     layout: str
@@ -68,6 +68,7 @@ class Bench:
     train: Rows | None = None
     release: Path | None = None
     lost: Mapping[str, str] = field(default_factory=dict)
+    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +96,10 @@ def opened(
         return _listed([on], images or on.parent, within)
     if not on.is_dir():
         near = suggest(on.name, [p.name for p in on.parent.iterdir()]) if on.parent.is_dir() else ""
-        raise UsageError(f"no file or folder {on}{near}; --on takes {SHAPES}")
+        raise UsageError(f"no file or folder {on}{near}; a test is {SHAPES}")
     if (on / "release.json").is_file() or any((on / "data" / view).glob("*.parquet")):
+        if real is not None:
+            raise UsageError(f"{on} is a release, which has real images of its own: leave --real {real} out")
         return of_release(on, view)
     if real is not None:
         return of_pair(real, on, "Synthbuster" if _is_synthbuster(on) else "folder pair")

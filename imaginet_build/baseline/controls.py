@@ -124,6 +124,8 @@ def _verdict(n: int, before: float, moved: list[str]) -> Figures:
         return {"verdict": "learned smoothness", "words": f"{head}, and {', '.join(moved)}: {learned}"}
     if n < 2 * round(1 / LARGE):
         return {"verdict": "undecided", "words": f"{head}; so few cannot say whether smoothing changes that"}
+    if 0.5 ** round(n * (1 - before)) >= SURE:
+        return {"verdict": "undecided", "words": f"{head}; too few are left to say whether smoothing moves them"}
     return {"verdict": "not seen", "words": f"{head}, and hardly more once blurred, reduced or saved as JPEG"}
 
 

@@ -58,7 +58,7 @@ def evaluate(
     Raises `UsageError` for an unknown card, a folder that is no test, or a release without a test split.
     """
     test = on if isinstance(on, Test) else prepare(on, view, around)
-    judges = judge.judges(detector, checkpoints, test.train, test.calibration)
+    judges = judge.judges(detector, checkpoints, test.train, test.calibration, test.lock)
     answers = [judge.score(j.detector, items(test.rows)) for j in judges]
     scores = np.stack([j.p(a) for j, a in zip(judges, answers, strict=True)])
     parts = Parts(test.rows, scores, bootstrap)
@@ -66,6 +66,7 @@ def evaluate(
     document: dict[str, Any] = {
         "detector": detector,
         "checkpoint": [str(c) for c in checkpoints] or None,
+        "revision": judges[0].revision,
         "test": test.described(),
         "seeds": [j.seed for j in judges],
         "headline": parts.headline(by_generator),

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from imaginet_build.records import ORIGINS
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"(?:hf://datasets/)?(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w.-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _LABELS = ("label", "origin", "labels", "class", "is_fake", "target")
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "generator": ("generator", "model", "model_name"),
@@ -50,11 +52,19 @@ def fetched(target: str, view: str = "equalized") -> Bench:
     except Exception as error:  # the client's errors share no base class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"no file or folder {target}, and no data set of that name came from the Hub: {reason}") from error
+    # The client keeps each commit in a folder of its name.
+    commit = folder.name if _COMMIT.fullmatch(folder.name) else None
+    if commit is not None and match["revision"] != commit:
+        log.warning("%s is at commit %s; to judge on the very same again: --on %s@%s", target, commit, match["name"], commit)
+    return replace(_read(folder, match["name"], view), revision=commit)
+
+
+def _read(folder: Path, title: str, view: str) -> Bench:
     shards = sorted(folder.rglob("*.parquet"))
     if (folder / "release.json").is_file() or not shards:
         return opened(folder, view, within=folder.parent.parent)
     tests = [p for p in shards if "test" in p.relative_to(folder).as_posix().lower()]
-    return Bench(of_parquet(tests or shards, match["name"]), "Hub data set")
+    return Bench(of_parquet(tests or shards, title), "Hub data set")
 
 
 def of_parquet(shards: Sequence[Path], title: str) -> Rows:

@@ -19,6 +19,7 @@ from imaginet_build.baseline.data import Rows
 from imaginet_build.baseline.metrics import Floats
 from imaginet_build.detectors.checkpoint import read_config
 from imaginet_build.errors import BadImage, BuildError, UsageError
+from imaginet_build.readiness import is_hub_id
 from imaginet_build.records import Item, Scores
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 NO_PIXEL = "nopixel"
 FOLDS = 5
 _CHUNK = 64
+_SLACK = 1e-4
+"""By how much a sum of single-precision probabilities may leave 0 to 1."""
 Change = Callable[[Image.Image], Image.Image]
 
 
@@ -38,7 +41,8 @@ class Detector(Protocol):
 @dataclass(frozen=True, slots=True)
 class Judge:
     """A detector with its scale of probability and its threshold. `keep`: the least probability at which it names a generator;
-    `reason`: why the threshold is its own 0.5; `threshold`: on the detector's own probability."""
+    `reason`: why the threshold is its own 0.5; `threshold`: on the detector's own probability; `revision`: the commit of
+    a model from the Hub."""
 
     detector: Detector
     seed: int | None
@@ -46,6 +50,7 @@ class Judge:
     bias: float = 0.0
     reason: str | None = None
     keep: float | None = None
+    revision: str | None = None
 
     @property
     def threshold(self) -> float:
@@ -107,13 +112,34 @@ def readable(rows: Rows) -> tuple[Rows, dict[str, str]]:
 
 
 def score(detector: Detector, these: Sequence[Item]) -> Scores:
-    """All items, a chunk at a time so that memory stays bounded."""
-    parts = [detector.score([these[i] for i in range(at, min(at + _CHUNK, len(these)))]) for at in range(0, len(these), _CHUNK)]
+    """All items, a chunk at a time so that memory stays bounded. Raises `BuildError` for an answer that is no probability."""
+    parts = []
+    for at in range(0, len(these), _CHUNK):
+        some = [these[i] for i in range(at, min(at + _CHUNK, len(these)))]
+        parts.append(_sound(detector, some, detector.score(some)))
     if not parts:
         return Scores(np.empty(0))
     named = [p.p_generator for p in parts if p.p_generator is not None]
     joined = np.concatenate(named) if len(named) == len(parts) else None
     return Scores(np.concatenate([p.p_synthetic for p in parts]), joined, parts[0].generators)
+
+
+def _sound(detector: Detector, some: Sequence[Item], answer: Scores) -> Scores:
+    """The answer, if it is a probability for each item, and for each item and name."""
+    who, advice = type(detector).__name__, "no figure can be made of it: mend the detector, or leave it out"
+    if answer.p_synthetic.shape != (len(some),):
+        raise BuildError(f"{who}.score gave {answer.p_synthetic.shape} values for {len(some)} images; {advice}")
+    wrong = np.flatnonzero(~(np.abs(answer.p_synthetic - 0.5) <= 0.5 + _SLACK))
+    if len(wrong):
+        at = int(wrong[0])
+        raise BuildError(f"{who}.score gave {answer.p_synthetic[at]} for {some[at].name}, which is no probability; {advice}")
+    named = answer.p_generator
+    if named is not None and (named.shape != (len(some), len(answer.generators)) or not np.isfinite(named).all()):
+        raise BuildError(
+            f"{who}.score gave {named.shape} values, not all of them finite perhaps, for {len(some)} images and "
+            f"{len(answer.generators)} names of generators; {advice}"
+        )
+    return answer
 
 
 def known(name: str, checkpoints: Sequence[Path]) -> None:
@@ -124,22 +150,37 @@ def known(name: str, checkpoints: Sequence[Path]) -> None:
         catalog.card("detectors", name)
 
 
-def judges(name: str, checkpoints: Sequence[Path], train: Rows | None, calibration: Rows | None) -> list[Judge]:
+def judges(
+    name: str, checkpoints: Sequence[Path], train: Rows | None, calibration: Rows | None, lock: Path | None = None
+) -> list[Judge]:
     """The checkpoints of a detector, one a seed, or the card `name` as it is, taught on `train` where it learns; each with its
-    threshold from `calibration`. Raises `UsageError` for an unknown card, or for one
-    that has nothing to learn from."""
+    threshold from `calibration`. `lock`: where the commit of a card that names none is recorded, and read from then on. Raises
+    `UsageError` for an unknown card, or for one that has nothing to learn from."""
     good = readable(calibration)[0] if calibration is not None else None
-    return [frozen(detector, seed, good) for detector, seed in _built(name, checkpoints, train)]
+    revision = None if checkpoints else _commit(catalog.card("detectors", name), lock)
+    built = _built(name, checkpoints, train, revision)
+    return [replace(frozen(detector, seed, good), revision=revision) for detector, seed in built]
 
 
-def _built(name: str, checkpoints: Sequence[Path], train: Rows | None) -> Iterator[tuple[Detector, int | None]]:
+def _commit(card: catalog.Card, lock: Path | None) -> str | None:
+    """The commit of a card's model on the Hub, None for a model that has none."""
+    if lock is not None:
+        return catalog.resolve(card, lock) if card.model and is_hub_id(card.model) else None
+    if card.revision == catalog.UNRESOLVED and card.model and is_hub_id(card.model):
+        log.warning("%s names no commit of %s, and nothing records one here: what main is today is used", card.name, card.model)
+    return None
+
+
+def _built(
+    name: str, checkpoints: Sequence[Path], train: Rows | None, revision: str | None
+) -> Iterator[tuple[Detector, int | None]]:
     for folder in checkpoints:
         config = read_config(folder, "card")
         seed = config.get("trained", {}).get("settings", {}).get("seed")
         yield catalog.build(catalog.card("detectors", config["card"]), model=str(folder)), seed
     if checkpoints:
         return
-    built = catalog.build(catalog.card("detectors", name))
+    built = catalog.build(catalog.card("detectors", name), revision=revision)
     if learns(built):
         if train is None:
             raise UsageError(

@@ -67,7 +67,7 @@ def _judges(name: str, test: Test, detector: str, teach: Teach | None, folder: P
     train = test.train.without(name) if test.train is not None else None
     calibration = test.calibration.without(name) if test.calibration is not None else None
     if teach is None:
-        return judge.judges(detector, (), train, calibration)
+        return judge.judges(detector, (), train, calibration, test.lock)
     return judge.judges(detector, teach(name, folder / _as_folder(name)), None, calibration)
 
 

@@ -24,7 +24,8 @@ class Around:
     calibration split fixes the threshold, whose train split teaches what learns, and whose images are looked for in the test;
     `kept`: the folder for its sketch; `sketches`: of other training data; `measure`: how an image is hashed, None for no check;
     `keep`: what training held stays in; `real`, `images`, `calibration`: see `benchsets`; `condition`: what every test image
-    goes through first, one of `perturb.CONDITIONS`, drawn from its name."""
+    goes through first, one of `perturb.CONDITIONS`, drawn from its name; `lock`: where the commits of detectors are
+    recorded."""
 
     home: Path | None = None
     kept: Path | None = None
@@ -35,12 +36,14 @@ class Around:
     images: Path | None = None
     calibration: Path | None = None
     condition: str | None = None
+    lock: Path | None = None
 
 
 @dataclass(frozen=True)
 class Test:
     """`rows`: every one readable, with its size; `frozen`: which images fix the threshold, in words; `contamination`: what was
-    looked for and found, None for a release's own test split, which the balancer keeps apart from its train split."""
+    looked for and found, None for a release's own test split, which the balancer keeps apart from its train split; `lock`: see
+    `Around`; `revision`: the commit of a data set of the Hub."""
 
     rows: Rows
     layout: str
@@ -51,6 +54,8 @@ class Test:
     contamination: Figures | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
     condition: str | None = None
+    lock: Path | None = None
+    revision: str | None = None
 
     __test__ = False  # for pytest, which collects what is called so
 
@@ -58,7 +63,8 @@ class Test:
         """Name, size and kind, for the report."""
         groups = len(set(self.rows.group))
         found = {"name": self.rows.title, "images": len(self.rows), "groups": groups, "layout": self.layout}
-        return found | ({"condition": self.condition} if self.condition else {})
+        found |= {"condition": self.condition} if self.condition else {}
+        return found | ({"revision": self.revision} if self.revision else {})
 
 
 def prepare(on: Path | str | tuple[Path, Path], view: str = "equalized", around: Around | None = None) -> Test:
@@ -67,7 +73,7 @@ def prepare(on: Path | str | tuple[Path, Path], view: str = "equalized", around:
     around = around or Around()
     if around.condition is not None and around.condition not in perturb.CONDITIONS:
         near = suggest(around.condition, perturb.CONDITIONS)
-        raise UsageError(f"no condition '{around.condition}'{near} There are: {', '.join(perturb.CONDITIONS)}")
+        raise UsageError(f"no condition '{around.condition}'{near or '.'} There are: {', '.join(perturb.CONDITIONS)}")
     bench = _opened(on, view, around)
     own = bench.release is not None and around.home is not None and bench.release.resolve() == around.home.resolve()
     train, calibration, where = bench.train, bench.calibration, f"calibration split of {bench.rows.title.partition(':')[0]}"
@@ -93,7 +99,10 @@ def prepare(on: Path | str | tuple[Path, Path], view: str = "equalized", around:
     if len({int(y) for y in rows.label}) < 2:
         raise UsageError(f"of {rows.title} only images of one class can be judged; a test needs real and synthetic ones")
     lost = unreadable | dict(bench.lost)
-    return Test(rows, bench.layout, train, calibration, frozen, bench.release, contamination, lost, around.condition)
+    return Test(
+        rows, bench.layout, train, calibration, frozen, bench.release, contamination, lost, around.condition, around.lock,
+        bench.revision,
+    )  # fmt: skip
 
 
 def _under(rows: Rows, condition: str, row: int) -> bytes:

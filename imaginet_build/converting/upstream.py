@@ -150,10 +150,9 @@ def _mapping(sizes: Sizes, modules: Modules, vectors: bool = False) -> tuple[dic
     """Sizes of the mapping network, of the latent, and the number of classes."""
     count = len([name for name in sizes if re.fullmatch(r"mapping\.fc\d+\.weight", name)])
     widths = [sizes[f"mapping.fc{i}.weight"][0] for i in range(count)]
-    about = modules.get("mapping.fc0", {})
-    if about.get("activation", "lrelu") != "lrelu":
-        raise NotUnderstood(f"its mapping network has the activation {about['activation']!r}, not leaky ReLU")
-    found: dict[str, Any] = {"widths": widths, "rate": float(about.get("bias_gain", 0.01))}
+    about = [modules.get(f"mapping.fc{i}", {}) for i in range(count)]
+    _leaky(about, "its mapping network has")
+    found: dict[str, Any] = {"widths": widths, "rate": float(_one(about, "bias_gain", 0.01))}
     embed = "mapping.embed_proj.weight" if vectors else "mapping.embed.weight"
     classes = 0
     if embed in sizes:
@@ -165,13 +164,26 @@ def _mapping(sizes: Sizes, modules: Modules, vectors: bool = False) -> tuple[dic
     return found, sizes["mapping.fc0.weight"][1] - found.get("embedding", 0), classes
 
 
+def _one(modules: Sequence[Mapping[str, Any]], key: str, missing: Any) -> Any:
+    """What all of the modules say of themselves; there is one setting for all of them here."""
+    said = [about.get(key, missing) for about in modules]
+    if any(value != said[0] for value in said):
+        raise NotUnderstood(f"its layers differ in their {key}: {said}")
+    return said[0]
+
+
+def _leaky(modules: Sequence[Mapping[str, Any]], who: str) -> None:
+    if strange := [about["activation"] for about in modules if about.get("activation", "lrelu") != "lrelu"]:
+        raise NotUnderstood(f"{who} the activation {strange[0]!r}, not leaky ReLU")
+
+
 def _stylegan2(sizes: Sizes, modules: Modules, _classes: int) -> Plan:
     names, dropped = _rename(sizes, STYLEGAN2, REASONS["filter"])
     sides = sorted(int(m[1]) for name in sizes if (m := re.fullmatch(r"synthesis\.b(\d+)\.conv1\.weight", name)))
     mapping, latent, classes = _mapping(sizes, modules)
-    about = modules.get("synthesis.b4.conv1", {})
-    if about.get("activation", "lrelu") != "lrelu":
-        raise NotUnderstood(f"its layers have the activation {about['activation']!r}, not leaky ReLU")
+    layers = [name.removesuffix(".affine.weight") for name in sizes if re.fullmatch(r"synthesis\..*\.affine\.weight", name)]
+    about = [modules.get(name, {}) for name in layers]
+    _leaky(about, "its layers have")
     config = {
         "architecture": "stylegan2",
         "resolution": sides[-1],
@@ -184,7 +196,7 @@ def _stylegan2(sizes: Sizes, modules: Modules, _classes: int) -> Plan:
         else "resnet"
         if "synthesis.b8.skip.weight" in sizes
         else "orig",
-        "clamp": about.get("conv_clamp"),
+        "clamp": _one(about, "conv_clamp", None),
         "noisy": "synthesis.b4.conv1.noise_const" in sizes,
     }
     return Plan(config, names, dropped, dict.fromkeys(dropped, (0, "resample")))

@@ -6,9 +6,9 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
-from imaginet_build.errors import UsageError
+from imaginet_build.errors import UsageError, suggest
 from imaginet_build.generators import networks, stack
 from imaginet_build.generators.networks import Network, Noise, Sampling
 from imaginet_build.generators.stack import Answer
@@ -49,8 +49,10 @@ class Gan:
         self.who = name or model
         if not 0 < truncation <= 1:
             raise UsageError(f"{self.who}: truncation is {truncation}; it lies above 0 and at most at 1")
-        if cutoff is not None and cutoff < 1:
+        if cutoff is not None and (type(cutoff) is not int or cutoff < 1):
             raise UsageError(f"{self.who}: cutoff is {cutoff}; it is a number of styles, 1 or more")
+        if noise is not None and noise not in (kinds := get_args(Noise)):
+            raise UsageError(f"{self.who}: noise is '{noise}'{suggest(str(noise), kinds)}; one of {', '.join(kinds)}")
         if dtype not in ("auto", "float32"):
             raise UsageError(f"{self.who}: dtype is '{dtype}'; GANs are drawn in float32, which their sines and norms need")
         self.model, self.revision, self.upstream = model, revision, upstream
@@ -108,7 +110,7 @@ class Gan:
             if asked and option not in self._net.options:
                 raise UsageError(f"{self.who}: {option} means nothing to a {self.architecture}: leave it out of the card")
         count = self._net.classes
-        if self._classes is not None and (bad := [c for c in self._classes if not 0 <= c < count] or not self._classes):
+        if self._classes is not None and (bad := [c for c in self._classes if c not in range(count)] or not self._classes):
             known = f"classes are 0 to {count - 1}" if count else "the model has no classes"
             raise UsageError(f"{self.who}: classes {bad if isinstance(bad, list) else self._classes}: {known}")
 

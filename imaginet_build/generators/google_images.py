@@ -171,9 +171,9 @@ class GoogleImages(PaidBatches):
             return Trouble("stop", Refusal("billing", f"{self.host} stops at the account or its billing: {said}"))
         if code == 404:
             return Trouble("stop", Refusal("no-model", f"{self.host} has no model '{self.model}': {said}"))
-        if code in (408, 499, 504):
+        if code in (408, 499, 504, 524):
             return Trouble("lost", Refusal("timeout", f"{self.host} answered {code}: {MAY_BE_BILLED}"))
-        if code in (500, 502, 503):
+        if code >= 500:
             return Trouble("again", Refusal("server-error", f"{self.host} answered {code}: {said}"))
         return Trouble("refuse", Refusal("bad-request", f"{self.host} answered {code}: {said}"))
 

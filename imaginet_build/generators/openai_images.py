@@ -159,9 +159,9 @@ class OpenAIImages(OpenAIBatches):
         if status in (404, 405):
             why = f"{self.host} has no images endpoint or no model '{self.model}': {said}"
             return Trouble("stop", Refusal("no-model", why))
-        if status in (408, 504):
+        if status in (408, 504, 524):  # 520 to 529 are those of proxies before a service
             return Trouble("lost", Refusal("timeout", f"{self.host} answered {status}: {MAY_BE_BILLED}"))
-        if status in (500, 502, 503):
+        if status >= 500:
             return Trouble("again", Refusal("server-error", f"{self.host} answered {status}: {said}"))
         if param in {*self.set_here, *self.options} - {"prompt", "size"}:  # the card's fault: every order would meet it
             return Trouble("stop", Refusal("bad-setting", f"{self.host} does not take this {param}: {said}"))

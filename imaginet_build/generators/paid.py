@@ -41,8 +41,8 @@ class PaidImages(ABC):
     request that would pass them is not sent), `ask_again` (false: a request whose outcome nobody knows, since it timed out, was
     dropped or its process was killed, is refused and not sent again; true: it is, and may be billed twice).
 
-    Waiting: `timeout`: seconds for a whole answer. `retries`: how often a request is sent again after 500, 502 or 503 or where
-    no connection was had. `longest_wait`: seconds that one order waits for rate limits in all (`Retry-After` is obeyed,
+    Waiting: `timeout`: seconds for a whole answer. `retries`: how often a request is sent again after a status of 500 and above
+    (504 and 524 aside: these are timeouts) or where no connection was had. `longest_wait`: seconds that one order waits for rate limits in all (`Retry-After` is obeyed,
     whatever its length: what is longer ends the run, and the next run waits for the rest of it). `first_wait`: the first wait
     where the server names none, doubled up to a minute. `concurrency`: the most requests under way at once in one worker,
     fewer after a rate limit. `per_minute`: the most requests begun in a minute by all workers together.
@@ -131,6 +131,7 @@ class PaidImages(ABC):
         self._limit = concurrency
         self._halt: Halt | None = None
         self._told: set[str] = set()
+        self._dearest = 0.0
         self._key()
 
     # --- what a vendor says -------------------------------------------------------------------------------------------
@@ -161,11 +162,12 @@ class PaidImages(ABC):
         """Host and port alone: the rest of an address may hold what must not be repeated."""
         try:
             parts = urlsplit(self.base_url)
-            if parts.scheme in ("http", "https") and parts.hostname and not (parts.username or parts.password):
+            secret = parts.username or parts.password or parts.query or parts.fragment
+            if parts.scheme in ("http", "https") and parts.hostname and not secret:
                 return parts.hostname + (f":{parts.port}" if parts.port else "")
         except ValueError:
             pass
-        raise UsageError(f"{self.who}: base_url is an http(s) address without user or password, such as {self.home}")
+        raise UsageError(f"{self.who}: base_url is an http(s) address without user, password or query, such as {self.home}")
 
     def _key(self) -> str:
         """Read anew for every batch, so that no attribute, repr or pickle of this object holds it."""
@@ -350,7 +352,7 @@ class PaidImages(ABC):
                 f"{self.who}: budget_usd needs the most that one image of {order.width}x{order.height} costs, and its card "
                 f"does not know it: give options.prices = {{ images = {{ any = DOLLARS }} }}, or budget_images instead"
             )
-        return expected[1] if expected else 0.0
+        return max(expected[1], self._dearest) if expected else 0.0
 
     def _look(self, order: Order, reply: Any) -> Answer:
         try:
@@ -359,8 +361,16 @@ class PaidImages(ABC):
             return Answer(Refusal("failed", f"{type(error).__name__}: {error}"))
 
     def _settle(self, order: Order, answer: Answer, key: str, seconds: float = 0.0) -> bytes | Refusal:
-        """Keep an answer and write down what it cost."""
+        """Keep an answer and write down what it cost. What cost more than prices say is the most that the next may cost."""
         usd, image = self.prices.cost(answer.usage, self.mode == "batch"), answer.image
+        if usd is not None and self.limits.usd is not None and usd > (held := self.held(order)) + 1e-9:
+            self._dearest = usd
+            log.warning(
+                "%s: an image cost $%.4g where budget_usd held back $%.4g by prices.images: so much is held back from now on",
+                self.who,
+                usd,
+                held,
+            )
         if isinstance(image, bytes):
             owner = self.ledger.answered(order.id, image, answer.usage, usd, seconds)
             if owner is None:

@@ -168,7 +168,7 @@ class Ledger:
         now = time.time()
         # What lies further ahead was begun before a clock was set back, and says nothing of the last minute.
         recent = [at for at in self._begun if now - span < at <= now + span]
-        return max(0.0, recent[-most] + span - now) if len(recent) >= most else 0.0
+        return min(span, recent[-most] + span - now) if len(recent) >= most else 0.0
 
     def _afford(self, count: int, usd: float, limits: Limits, wait: bool) -> bool:
         """Whether a budget allows so many requests. False (only with `wait`): not before some that are under way are through,

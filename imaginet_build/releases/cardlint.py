@@ -51,7 +51,7 @@ def faults(
             wrong.append(f"{name}: missing")
             continue
         wrong += [f"{name}:{number}: {what}" for number, what in differences(_read(path), text)]
-    return wrong + _older_news(folder, held.get("version"), facts.rows)
+    return wrong + _older_news(folder, held.get("version"), facts.rows) + _other_origin(folder, held)
 
 
 def _read(path: Path) -> str:
@@ -73,6 +73,20 @@ def _older_news(folder: Path, version: str | None, rows: int) -> list[str]:
         line = next(n for n, one in enumerate(lines[number:], start=number + 1) if told[0] in one)
         return [f"{changelog.FILE}:{line}: says {told[0]!r}, the files hold {rows} rows"]
     return [f"{changelog.FILE}:{number}: its newest version is {head[3:] or 'none'}, {release.MANIFEST} is of {version}"]
+
+
+def _other_origin(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """A changelog whose newest version grew from another release than `release.json` says."""
+    path, said = folder / changelog.FILE, manifest.get("previous")
+    if not manifest.get("version") or not path.is_file():
+        return []
+    newest = _read(path).partition("\n## ")[2].partition("\n## ")[0]
+    found = re.search(r"^Grown from (\S+) \(data digest (\w+)\)", newest, re.MULTILINE)
+    there, here = (found[1], found[2]) if found else None, (said["version"], said["digest"]) if said else None
+    if there == here:
+        return []
+    told, held = (f"{one[0]}, digest {one[1][:12]}" if one else "none" for one in (there, here))
+    return [f"{changelog.FILE}: its newest version is grown from {told}, {release.MANIFEST} says from {held}"]
 
 
 def expected(

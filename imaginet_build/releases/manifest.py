@@ -48,6 +48,8 @@ class _Source(_Part):
 
     name: str
     licence: str
+    redistribute: bool | None = None
+    commercial: bool | None = None
 
 
 class _About(_Part):

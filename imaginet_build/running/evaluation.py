@@ -63,6 +63,11 @@ def evaluate(session: Session, asked: Asked | None = None) -> dict[str, Any]:
     detectors = [_detector(session, name, asked.checkpoint) for name in names]
     if asked.leave_one_out and (len(detectors) > 1 or asked.on is not None):
         raise UsageError("--leave-one-out trains on the work folder's release: one --detector, and no --on")
+    if asked.leave_one_out and (asked.checkpoint or [Path(names[0])] == detectors[0][1]):
+        raise UsageError(
+            "--leave-one-out trains detectors as the recipe says, and a checkpoint is none of them: name a card with --detector, "
+            "and no checkpoint"
+        )
     test = prepare(asked.on or release_of(session), around=_around(session, asked))
     bootstrap, out = session.recipe.audit.bootstrap, asked.out
     if len(detectors) > 1:
@@ -107,6 +112,7 @@ def _around(session: Session, asked: Asked) -> Any:
         images=asked.images,
         calibration=asked.calibration,
         condition=asked.condition,
+        lock=session.store.root / "cards.lock",
     )
 
 

@@ -237,12 +237,9 @@ def text(document: dict[str, Any]) -> str:
     lines = [f"{total} images{most if document['balanced_anew'] else ''} ({splits})"]
     if grown:
         stay = f"and the {grown['rows']} of {grown['release']}, {grown['nbytes'] / 1e6:.1f} MB of data as they are"
-        told = [
-            f"{grown[key]} that are {what}"
-            for key, what in (("withdrawn", "withdrawn"), ("corrected", "put right"))
-            if grown[key]
-        ]
-        lines.append(stay + (f", but for {' and '.join(told)}, and the files they stand in" if told else ""))
+        pairs = (("withdrawn", "withdrawn"), ("corrected", "put right"))
+        but = " and ".join(f"{grown[key]} {what}" for key, what in pairs if grown[key])
+        lines.append(stay + (f", but for those {but} and the files they stand in" if but else ""))
     for view, told in document["views"].items():
         lines.append(
             f"{view}: {told['rows']} rows in about {told['shards']} files, about {told['nbytes'] / 1e6:.1f} MB "

@@ -204,7 +204,7 @@ def test_parquet_with_class_names_words_or_digits(tmp_path: Path) -> None:
         hubsets.of_parquet([tmp_path / "f.parquet"], "t")
 
 
-def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("huggingface_hub")
     parquet(tmp_path / "faces" / "data" / "test-00000.parquet", [0, 1, 2], ["real", "sdxl", "flux"])
     parquet(tmp_path / "faces" / "data" / "train-00000.parquet", [0, 1, 2], ["real", "sdxl", "flux"])
@@ -214,7 +214,11 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         hub_client.turn_to(hub, tmp_path / "home", monkeypatch)
         bench = hubsets.fetched("lab/faces")
         assert (bench.layout, bench.rows.generator) == ("Hub data set", ("real", "sdxl", "flux")), "the test split alone"
-        assert prepare("lab/pairs").rows.generator == ("sdxl", "real")
+        pairs = prepare("lab/pairs")
+        assert pairs.rows.generator == ("sdxl", "real")
+        assert re.fullmatch(r"[0-9a-f]{40}", pairs.described()["revision"]), "which commit was judged on is recorded"
+        assert bench.revision
+        assert f"--on lab/faces@{bench.revision}" in caplog.text
         with pytest.raises(UsageError, match="no data set of that name came from the Hub"):
             prepare("lab/nothing")
     with pytest.raises(UsageError, match="no file or folder"):

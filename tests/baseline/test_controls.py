@@ -114,3 +114,18 @@ def test_pairs_stay_pairs_when_labels_are_permuted() -> None:
     found = controls.permuted(label, groups, (content + label * 1e-3)[None], 200)
     assert found["range95"][1] < 0.51, "what differs between groups is no noise here: pairs share it"
     assert found["p"] == pytest.approx(1 / 201, abs=1e-6)
+
+
+class Everything:
+    """Calls every image synthetic."""
+
+    generators: tuple[str, ...] = ()
+
+    def score(self, items: Sequence[Item]) -> Scores:
+        return Scores(np.full(len(items), 0.9))
+
+
+def test_where_all_are_called_synthetic_already_smoothing_shows_nothing(test_rows: Rows) -> None:
+    found = controls.smoothed(test_rows, [Judge(Everything(), 0)])["smoothness"]
+    assert found["verdict"] == "undecided"
+    assert "100 % are called synthetic as they are; too few are left" in found["words"]

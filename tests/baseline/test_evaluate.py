@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from imaginet_build import catalog
+from imaginet_build.baseline import judge
 from imaginet_build.baseline.evaluate import Evaluation, evaluate
 from imaginet_build.baseline.export import export
-from imaginet_build.errors import UsageError
+from imaginet_build.baseline.testset import Around, prepare
+from imaginet_build.errors import BuildError, UsageError
+from imaginet_build.records import Item, Scores
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +143,43 @@ def test_every_test_image_may_go_through_a_condition_first(tiny: Path) -> None:
     assert document["test"]["condition"] == document["published"]["condition"] == "social"
     with pytest.raises(UsageError, match="did you mean 'social'"):
         prepare(tiny, around=Around(condition="socal"))
+
+
+class Says:
+    """A detector that gives one answer for everything."""
+
+    def __init__(self, p: float, names: int | None = None) -> None:
+        self.p, self.names = p, names
+
+    def score(self, items: Sequence[Item]) -> Scores:
+        named = None if self.names is None else np.full((len(items), self.names), 0.5)
+        return Scores(np.full(len(items), self.p), named, ("gan", "sd"))
+
+
+@pytest.mark.parametrize("p", [float("nan"), float("inf"), -0.2, 1.5])
+def test_an_answer_that_is_no_probability_is_refused_by_image(p: float) -> None:
+    items = [Item("a.png", b"", Image.new("RGB", (8, 8)))]
+    with pytest.raises(BuildError, match=r"Says.score gave \S+ for a.png, which is no probability"):
+        judge.score(Says(p), items)
+    with pytest.raises(BuildError, match="2 names of generators"):
+        judge.score(Says(0.5, names=3), items)
+    assert judge.score(Says(1 + 1e-7, names=2), items).p_synthetic.shape == (1,)
+
+
+def test_a_card_without_a_commit_is_judged_at_the_one_that_is_recorded(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    commit, lock = "a" * 40, tmp_path / "cards.lock"
+    lock.write_text(f'["detectors/dinov2"]\nmodel = "facebook/dinov2-base"\nrevision = "{commit}"\n', encoding="utf-8")
+    asked: list[str | None] = []
+
+    def build(_card: object, *, revision: str | None = None) -> Says:
+        asked.append(revision)
+        return Says(0.5)
+
+    monkeypatch.setattr(catalog, "build", build)
+    test = prepare(tiny, around=Around(lock=lock))
+    document = evaluate(test, detector="dinov2", bootstrap=0, permutations=2).document
+    assert (asked, document["revision"]) == ([commit], commit)
+    judge.judges("dinov2", (), None, None)
+    assert "nothing records one here" in caplog.text

@@ -179,7 +179,8 @@ def test_what_every_order_would_meet_ends_the_run(server, act, words, error):
 
 
 def test_a_server_that_fails_is_asked_again_and_one_order_refused_alone(server):
-    assert first(server, says(503, trouble(503)), says(500, b"<html>")) == HONEST
+    assert first(server, says(503, trouble(503)), says(500, b"<html>"), says(529, b"")) == HONEST
+    assert first(server, says(524, b"")).reason == "timeout"
     assert first(server, says(400, trouble(400, "INVALID_ARGUMENT"))).reason == "bad-request"
 
 

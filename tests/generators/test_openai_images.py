@@ -202,7 +202,7 @@ def test_retry_after_in_every_spelling(headers, seconds):
     assert pace.retry_after(headers) == seconds
 
 
-@pytest.mark.parametrize("status", [500, 502, 503])
+@pytest.mark.parametrize("status", [500, 502, 503, 520, 529])
 def test_broken_servers_are_asked_again_so_many_times(server, status):
     act = says(status, problem(None))
     assert first(server, act, act) == HONEST
@@ -220,7 +220,7 @@ def test_a_server_that_is_down_and_says_for_how_long_is_waited_for_and_bills_not
     assert "asks to wait 7200 s more" in stops(server, says(503, problem(None), ("Retry-After", "7200")))
 
 
-@pytest.mark.parametrize("tokens", [-(10**9), 10**400, True, "7", 1.5])
+@pytest.mark.parametrize("tokens", [-(10**9), 10**400, True, "7", 1.5], ids=range(5))
 def test_a_count_of_tokens_that_none_can_be_loosens_no_budget_and_loses_no_image(server, tokens):
     generator = made(server, prices={"images": {"any": 0.5}, "output": 30.0})
     server.script = {ORDERS[0].prompt.text: [says(200, answer(HONEST) | {"usage": {"output_tokens": tokens}})]}
@@ -240,7 +240,7 @@ def test_a_dropped_connection_may_have_been_billed_and_is_asked_again_only_where
     assert len(server.asked) == 4 + 2
 
 
-@pytest.mark.parametrize("act", [drips, waits(600), says(504, b"<html>gateway</html>", kind="text/html")])
+@pytest.mark.parametrize("act", [drips, waits(600), says(504, b"<html>gateway</html>", kind="text/html"), says(524, b"")])
 def test_a_timeout_is_never_asked_again_and_says_what_it_may_have_cost(server, act):
     got = first(server, act, timeout=1)
     assert (got.reason, len(server.asked)) == ("timeout", 1)
@@ -314,7 +314,7 @@ def test_what_every_order_would_meet_ends_the_run(server, act, words):
     assert len(server.asked) == 1
 
 
-def test_the_budget_is_never_passed(server):
+def test_the_budget_is_never_passed(server, caplog):
     generator = made(server, budget_images=4)
     assert len(list(generator.draw(ORDERS[:3]))) == 3
     answers = generator.draw(ORDERS[3:])
@@ -331,9 +331,16 @@ def test_the_budget_is_never_passed(server):
     with pytest.raises(Stopped, match=r"budget_usd = 0.02 allows no request of up to \$0.01 more: \$0.0122 is spent"):
         list(generator.draw(ORDERS))
     assert len(server.asked) == 7 + 4
+    # One that cost more than the card says is said, and believed of those that follow.
+    prices = {"images": {"any": 0.002}, "input": 5.0, "output": 30.0}
+    generator = made(server, budget_usd=0.0085, prices=prices, concurrency=1)
+    with pytest.raises(Stopped, match=r"allows no request of up to \$0.00305 more: \$0.0061 is spent"):
+        list(generator.draw(ORDERS))
+    assert len(server.asked) == 11 + 2
+    assert caplog.text.count("an image cost $0.00305 where budget_usd held back $0.002") == 1
     with pytest.raises(UsageError, match="budget_usd needs the most that one image of 64x48 costs"):
         list(made(server, budget_usd=1).draw(ORDERS[:1]))
-    assert len(server.asked) == 7 + 4
+    assert len(server.asked) == 11 + 2
 
 
 def test_settings_and_keys_that_cannot_work_are_named_before_a_request(server, monkeypatch):
@@ -345,7 +352,8 @@ def test_settings_and_keys_that_cannot_work_are_named_before_a_request(server, m
                 made(server, **{key: value})
     with pytest.raises(UsageError, match=r"budget_images is 2\.5; it is a whole number, at least 1"):
         made(server, budget_images=2.5)
-    for url in ("ftp://x", "http://user:word@127.0.0.1/v1", "nonsense", "http://127.0.0.1:port/"):
+    wrong = ("ftp://x", "http://user:word@127.0.0.1/v1", "nonsense", "http://127.0.0.1:port/", f"http://127.0.0.1/v1?key={KEY}")
+    for url in wrong:
         with pytest.raises(UsageError, match="base_url is an http"):
             OpenAIImages("m", url)
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n{KEY}")

@@ -257,6 +257,15 @@ def test_a_false_count_of_withheld_rows_and_a_changelog_of_another_version_are_f
     assert cardlint.faults(copy) == ["CHANGELOG.md:5: its newest version is 1.2.0, release.json is of 1.0.0"]
     change(copy, "CHANGELOG.md", lambda text: text.replace("## 1.2.0", "## 1.0.0").replace(": 23 images", ": 24 images"))
     assert cardlint.faults(copy) == ["CHANGELOG.md:7: says '24 images.', the files hold 23 rows"]
+    change(copy, "CHANGELOG.md", lambda text: text.replace(": 24 images", ": 23 images"))
+    manifest(copy, lambda held: held.update(previous={"version": "0.9.0", "digest": "a" * 64}))
+    told = "release.json says from 0.9.0, digest aaaaaaaaaaaa"
+    assert cardlint.faults(copy) == [f"CHANGELOG.md: its newest version is grown from none, {told}"]
+    grown = f"## 1.0.0\n\nGrown from 0.9.0 (data digest {'a' * 64}): 23 in all.\n"
+    change(copy, "CHANGELOG.md", lambda text: text.partition("## ")[0] + grown)
+    assert cardlint.faults(copy) == []
+    manifest(copy, lambda held: held.update(previous={"version": "0.9.0", "digest": "b" * 64}))
+    assert len(cardlint.faults(copy)) == 1
 
 
 def test_the_card_says_that_there_are_no_sidecars(whole: Path) -> None:

@@ -113,6 +113,15 @@ def test_what_is_no_manifest_at_all_is_refused(here: Path, text: str) -> None:
         manifest.read(here)
 
 
+@pytest.mark.parametrize("key", ["redistribute", "commercial"])
+def test_terms_of_a_source_that_are_neither_yes_nor_no_are_refused(here: Path, key: str) -> None:
+    held = json.loads((here / "release.json").read_text())
+    for value in (True, False, None, "x"):
+        source = {"name": "album", "licence": "MIT", "licence_url": "", "title": "", "url": "", "terms": "", key: value}
+        (here / "release.json").write_text(json.dumps(changed(held, ("about", "sources"), [source])))
+        assert bool(refusal(lambda: manifest.read(here))) is (value == "x")
+
+
 def test_no_key_of_the_manifest_can_be_gone_or_of_another_kind_and_end_in_a_traceback(here: Path, whole: Path) -> None:
     """Every key in turn. What is refused on reading is refused everywhere; what is read is given to the card."""
     held = json.loads((here / "release.json").read_text())

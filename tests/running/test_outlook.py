@@ -92,6 +92,9 @@ def test_what_grows_and_what_is_planned_anew_is_told_as_the_most_there_can_be(tm
     assert only["balanced_anew"] == "with only what is redistributable"
     pictures(built.pictures, 8, start=48)
     stages.collect(built.session)
+    unplanned = told(built, grow=first)
+    assert (sum(unplanned["rows"].values()), unplanned["at_most"], unplanned["version"]) == (0, 8, "1.3.0")
+    assert "0 images more as planned now, 8 more at most: the plan is made anew" in outlook.text(unplanned)
     stages.balance(built.session, grow=first)
     grown = told(built, Where(repo="me/set"), grow=first)
     assert (sum(grown["rows"].values()), grown["grown_from"]["rows"]) == (8, 48)
@@ -103,6 +106,24 @@ def test_what_grows_and_what_is_planned_anew_is_told_as_the_most_there_can_be(tm
         csv.writer(file).writerows([["source_key", "reason"], ["real/0.jpg", "request"]])
     assert told(built)["balanced_anew"] == "without what is taken down"
     assert told(built)["taken_down"] == 1
+    less = told(built, grow=first)
+    assert (less["grown_from"]["withdrawn"], less["grown_from"]["corrected"]) == (1, 0)
+    assert "but for those 1 withdrawn and the files they stand in" in outlook.text(less)
+    done, _ = stages.publish(built.session, grow=first)
+    assert (less["version"], done.version, done.withdrawn) == ("1.3.0", "1.3.0", 1)
+    again = told(built, grow=first)
+    assert (again["at_most"], again["version"]) == (0, "1.3.0"), "what was withdrawn before is not withdrawn again"
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "[]", '{"gate": null}', '{"gate": {"verdict": "passed"}}'])
+def test_an_audit_file_that_is_damaged_is_made_anew(tmp_path: Path, damaged: str, caplog: pytest.LogCaptureFixture) -> None:
+    built = work(tmp_path)
+    file = built.session.store.root / "audit.json"
+    file.write_text(damaged)
+    assert told(built)["gate"]["last"] is None
+    assert "publish audits anew" in caplog.text
+    _, said = stages.publish(built.session)
+    assert json.loads(file.read_text())["gate"] == json.loads(json.dumps(said["gate"]))
 
 
 def test_the_gate_that_it_must_pass_and_the_place_are_told(built: Built) -> None:
