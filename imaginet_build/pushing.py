@@ -89,7 +89,8 @@ def push(
     if named and (wrong := pushplan.differences(mine, repository.tree(named))):
         raise UsageError(
             f"{repository.name} has another release called {tag} ({wrong[0]}); nothing was sent. "
-            "A name stays with what it was given to: give this one a number of its own (--version), or choose another --tag"
+            f"A name stays with what it was given to: give this one a number of its own, under which its data files and what "
+            f"its changelog says stay as they are (--from {folder} --version NUMBER), or choose another --tag"
         )
     plan = _plan(repository, head, mine, theirs, overwrite)
     for path in plan.kept:

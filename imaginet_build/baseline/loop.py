@@ -72,6 +72,12 @@ class Run:
         self.origin = torch.from_numpy(crops.rows.label)
         self.name = torch.tensor([names.index(n) if n in names else -1 for n in named])
         self.total = settings.steps + settings.head_steps
+        chunk = min(settings.chunk or self._share, self._share)
+        if not settings.frozen_norm and (chunk == 1 or self._share % chunk == 1):
+            raise UsageError(
+                f"{self._share} images of a step fall to each process, {chunk} at a time: batch norm cannot learn from one "
+                "alone. Set baseline.options.batch or .chunk so that none is left over, or baseline.options.frozen_norm"
+            )
         self.history: History = []
         if 0 < settings.chunk < self._share and not settings.frozen_norm:
             log.warning(
@@ -128,10 +134,15 @@ class Run:
             progress.close()
             if events:
                 events.close()
-        gradients.averaged_statistics(self.network, self.accelerator)
+        self._same_statistics()
         network: nn.Module = self.network if self.average is None else self.average.module
         network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return network.eval(), self.history, resumed_at
+
+    def _same_statistics(self) -> None:
+        """Every process keeps the same batch norm, in the weights' average too."""
+        for network in filter(None, (self.network, self.average)):
+            gradients.averaged_statistics(network, self.accelerator)
 
     def _freeze(self) -> None:
         """Second stage: the paper's Adam on the heads; the encoder keeps its weights, its batch norm goes on adapting."""
@@ -233,7 +244,7 @@ class Run:
     def _save(self, step: int) -> None:
         import torch
 
-        gradients.averaged_statistics(self.network, self.accelerator)
+        self._same_statistics()
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler

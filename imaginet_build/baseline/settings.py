@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Self
+
+from pydantic import TypeAdapter, ValidationError
 
 from imaginet_build.baseline.augment import Augmentation
 from imaginet_build.detectors.selfcon_networks import NetworkConfig, Preset, Sees
 from imaginet_build.errors import UsageError, suggest
 
+LEAST_CROP = 32
+"""Pixels: a quarter of it, eight, is what the coarsest statistics of `small` look at, and `resnet50` halves it five times."""
+_RANGES: dict[str, tuple[float, float]] = {
+    "steps": (0, math.inf), "head_steps": (0, math.inf), "batch": (1, math.inf), "crop": (LEAST_CROP, math.inf),
+    "width": (1, math.inf), "threads": (1, math.inf), "save_every": (1, math.inf), "chunk": (0, math.inf),
+    "contrast": (0, math.inf), "weight_decay": (0, math.inf), "evenness": (-10, 11), "ema": (0, 1),
+}  # fmt: skip
 PRESETS = ("small", "imaginet", "resnet50")
 Precision = Literal["no", "fp16", "bf16"]
 
@@ -95,20 +105,41 @@ class Settings:
         known = [f.name for f in dataclasses.fields(cls)]
         if wrong := [k for k in changes if k not in known]:
             raise UsageError(f"baseline has no setting '{wrong[0]}'{suggest(wrong[0], known)}. There are: {', '.join(known)}")
-        made = cls(**({"preset": preset} | _OWN[preset] | changes))
+        values: dict[str, Any] = {"preset": preset} | _OWN[preset] | changes
         for name, allowed in (
             ("precision", ("no", "fp16", "bf16")),
             ("augmentation", ("paper", "light", "none")),
             ("names", ("generator", "family")),
             ("sees", ("residual", "rgb")),
         ):
-            if (value := getattr(made, name)) not in allowed:
+            if (value := values.get(name, allowed[0])) not in allowed:
                 raise UsageError(f"baseline.options.{name} is '{value}'; it is one of {', '.join(allowed)}")
-        if not 0 <= made.ema < 1 or made.chunk < 0 or min(made.batch, made.crop, made.threads, made.save_every) < 1:
-            raise UsageError(
-                "baseline.options: ema lies in [0, 1), chunk is 0 or more, batch, crop, threads, save_every 1 or more"
-            )
+        try:
+            made = TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = str(first["loc"][0]) if first["loc"] else "options"
+            said = first["msg"].replace("Input should", "it should")
+            raise UsageError(f"baseline.options.{name} is {values.get(name)!r}; {said}") from None
+        made._in_range()
         return made
+
+    def _in_range(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            if not low <= (value := getattr(self, name)) < high:
+                above = "" if high == math.inf else f" and below {high}"
+                raise UsageError(f"baseline.options.{name} is {value}; it is {low} or more{above}")
+        if not 0 < self.rate < math.inf:
+            raise UsageError(f"baseline.options.rate is {self.rate}; a learning rate is more than 0")
+        if not self.steps + self.head_steps:
+            raise UsageError("baseline.steps and baseline.options.head_steps are both 0: nothing would be learned; set one")
+        if self.steps and not self.joint and not self.contrast:
+            raise UsageError(
+                "baseline.options: with contrast 0 and joint false the encoder has nothing to learn from; set one of them, or "
+                "baseline.steps 0"
+            )
+        if self.initial is not None and self.preset == "small":
+            raise UsageError(f"baseline.options.initial is {self.initial}, a ResNet-50; the preset small begins with none")
 
     def shape(self, names: tuple[str, ...]) -> NetworkConfig:
         """The network to train, whose second head tells `names` apart."""

@@ -42,10 +42,11 @@ class PaidImages(ABC):
     dropped or its process was killed, is refused and not sent again; true: it is, and may be billed twice).
 
     Waiting: `timeout`: seconds for a whole answer. `retries`: how often a request is sent again after a status of 500 and above
-    (504 and 524 aside: these are timeouts) or where no connection was had. `longest_wait`: seconds that one order waits for rate limits in all (`Retry-After` is obeyed,
-    whatever its length: what is longer ends the run, and the next run waits for the rest of it). `first_wait`: the first wait
-    where the server names none, doubled up to a minute. `concurrency`: the most requests under way at once in one worker,
-    fewer after a rate limit. `per_minute`: the most requests begun in a minute by all workers together.
+    (504 and 524 aside: these are timeouts) or where no connection was had. `longest_wait`: seconds that one order waits for
+    rate limits in all (429, and 503 with a `Retry-After`, which is obeyed up to a year, what is more being none: what is longer
+    than this ends the run, and the next run waits for the rest of it). `first_wait`: the first wait where the server names
+    none, doubled up to a minute. `concurrency`: the most requests under way at once in one worker, fewer after a rate limit.
+    `per_minute`: the most requests begun in a minute by all workers together.
 
     `mode`: `direct`, or `batch`, where the service draws whole files of orders within a day for less: at most `batch_jobs`
     orders in one of them, asked for every `poll` seconds and waited for `patience` seconds (a later run goes on waiting).

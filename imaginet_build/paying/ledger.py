@@ -10,8 +10,11 @@ holds a lock of its own as long as it lives, so that a request under way is told
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import re
+import shutil
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -31,6 +34,10 @@ BILLED_IN_VAIN = frozenset({"timeout", "dropped", "killed", "server-error", "los
 
 SOON = 0.2
 """Seconds until it is worth looking again whether a budget has room."""
+
+
+ROOM = 64 << 20
+"""Bytes that must be free before a request leaves: an image that cannot be kept is paid for and lost."""
 
 
 class Stopped(BuildError):
@@ -130,8 +137,11 @@ class Ledger:
 
     def begin(self, orders: Sequence[str], usd: float, limits: Limits, what: Mapping[str, object], batch: str = "") -> float:
         """Write down requests that are about to leave, each holding back `usd`. The seconds to wait first where it is not time
-        yet (a pause, `per_minute`): nothing is written then. Raises `Spent`, where they would pass a budget, and `Busy`."""
+        yet (a pause, `per_minute`): nothing is written then. Raises `Spent`, where they would pass a budget, `Busy`, and
+        OSError where the disk has no room for what would come."""
         with self._journal.locked():
+            if self.root is not None and shutil.disk_usage(self.root).free < ROOM:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.root))
             if (wait := max(self.until - time.time(), self._too_soon(limits))) > 0:
                 return wait
             for order in orders:

@@ -65,8 +65,8 @@ def evaluate(session: Session, asked: Asked | None = None) -> dict[str, Any]:
         raise UsageError("--leave-one-out trains on the work folder's release: one --detector, and no --on")
     if asked.leave_one_out and (asked.checkpoint or [Path(names[0])] == detectors[0][1]):
         raise UsageError(
-            "--leave-one-out trains detectors as the recipe says, and a checkpoint is none of them: name a card with --detector, "
-            "and no checkpoint"
+            "--leave-one-out trains detectors as the recipe says, and a checkpoint is none of them: name a card with "
+            "--detector, and no checkpoint"
         )
     test = prepare(asked.on or release_of(session), around=_around(session, asked))
     bootstrap, out = session.recipe.audit.bootstrap, asked.out

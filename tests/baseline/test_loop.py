@@ -185,8 +185,18 @@ def test_half_precision_does_not_reach_what_the_small_network_looks_at() -> None
     ("changes", "said"),
     [
         ({"precision": "fp8"}, "one of no, fp16, bf16"),
-        ({"ema": 1.0}, r"ema lies in \[0, 1\)"),
-        ({"chunk": -1}, "chunk is 0 or"),
+        ({"ema": 1.0}, "ema is 1.0; it is 0 or more and below 1"),
+        ({"batch": "x"}, "batch is 'x'; it should be a valid integer"),
+        ({"steps": 2.5}, "steps is 2.5; it should be a valid integer"),
+        ({"steps": -5}, "steps is -5; it is 0 or more"),
+        ({"steps": 0}, "are both 0: nothing would be learned"),
+        ({"rate": -1.0}, "a learning rate is more than 0"),
+        ({"weight_decay": float("nan")}, "weight_decay is nan"),
+        ({"width": 0}, "width is 0; it is 1 or more"),
+        ({"crop": 9}, "crop is 9; it is 32 or more"),
+        ({"joint": False, "contrast": 0.0}, "the encoder has nothing to learn from"),
+        ({"initial": "weights.pt"}, "the preset small begins with none"),
+        ({"chunk": -1}, "chunk is -1; it is 0 or more"),
     ],
 )
 def test_values_out_of_range_are_named(changes: dict[str, Any], said: str) -> None:
@@ -227,3 +237,8 @@ def test_two_processes_train_what_one_does(joint: bool, tiny: Path, quick: dict[
     assert farthest(tmp_path / "1", tmp_path / "2") < 2e-5
     logs = [pd.read_csv(tmp_path / str(count) / "log.csv") for count in (1, 2)]
     np.testing.assert_allclose(logs[0].loss, logs[1].loss, rtol=1e-4)
+
+
+def test_a_crop_left_alone_by_the_chunks_is_said_before_training(tiny: Path, quick: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="batch norm cannot learn from one alone"):
+        train(tiny, tmp_path / "out", Settings.of("small", **quick | {"batch": 16, "chunk": 5}))

@@ -18,6 +18,7 @@ from imaginet_build.errors import UsageError
 from imaginet_build.generate import generate
 from imaginet_build.generators import api, conformance, openai_images, pace
 from imaginet_build.generators.openai_images import OpenAIImages
+from imaginet_build.paying import ledger
 from imaginet_build.paying.ledger import Stopped
 from imaginet_build.recipe import Generate
 from imaginet_build.records import Refusal
@@ -439,6 +440,15 @@ def test_every_card_is_built_and_draws(server):
         assert isinstance(got, bytes)
         assert server.asked[-1]["model"] == card.model
         assert card.about.environment == ["OPENAI_API_KEY"]
+
+
+def test_on_a_full_disk_nothing_is_bought(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger.shutil, "disk_usage", lambda path: ledger.shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    generator = made(server)
+    generator.ledger = ledger.Ledger(tmp_path / "paid")
+    with pytest.raises(Stopped, match=r"cannot be written \(No space left on device\): nothing more is sent"):
+        list(generator.draw(ORDERS))
+    assert server.asked == []
 
 
 def test_a_run_keeps_images_and_refusals_and_the_key_nowhere(server, tmp_path, monkeypatch):

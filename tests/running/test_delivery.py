@@ -109,7 +109,8 @@ def test_without_a_tag_a_release_gets_its_version_and_another_release_never_take
     code, out, err = publish(capsys, "--work", fair, "--repo", "me/numbered", "--version", "1.1.0")
     assert (code, out) == (2, "")
     assert "has another release called v1.1.0" in err
-    assert "give this one a number of its own (--version), or choose another --tag" in err
+    assert "give this one a number of its own" in err
+    assert "release --version NUMBER), or choose another --tag" in err
     assert publish(capsys, "--work", fair, "--repo", "me/numbered", "--revision", "draft")[0] == 0
     assert sorted(repo.tags) == ["v1.0.0", "v1.1.0"], "a branch beside is for trying"
 
