@@ -103,7 +103,9 @@ def evaluate(
     condition: Annotated[
         str | None, typer.Option("--condition", help="Every test image goes through it first: social, jpeg-60, blur-1 …")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Where the results go (default: <work>/baseline; nowhere with --on).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where the results go (default: <work>/baseline; nowhere with --on).")
+    ] = None,
     track: TrackOption = "both",
     recipe: RecipeOption = None,
     work: WorkOption = None,
