@@ -139,35 +139,41 @@ def _pieces(store: Store, columns: Sequence[str]) -> Iterator[tuple[int, pa.Reco
 def _chosen(store: Store) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.bytes_], NDArray[np.int32]]:
     """Whether each image of the plan is published; the first place of each piece; the id of each image; the number of the group
     of each that is published."""
+    keep, starts, width, group = _groups(store)
+    ids = np.empty(len(keep), dtype=f"S{width}")
+    for start, batch in _pieces(store, ["id"]):
+        ids[start : start + batch.num_rows] = _bytes(batch["id"], ids.dtype)
+    if (ids[1:] <= ids[:-1]).any():
+        raise BuildError(f"{store.plan_path} is not sorted by id, or has one twice: make it anew with build-imaginet balance")
+    return keep, starts, ids, group
+
+
+def _groups(store: Store) -> tuple[NDArray[np.bool_], NDArray[np.int64], int, NDArray[np.int32]]:
+    """As `_chosen`, but of the ids the length of the longest alone: the names of the groups are long too, and go first."""
     refused = store.rejects().filter(pc.field("stage") == "publish")["id"].combine_chunks()
     starts, width = [], 1
-    for start, batch in _pieces(store, ["id"]):
-        starts.append(start)
-        width = max(width, pc.max(pc.binary_length(batch["id"])).as_py() or 0)
-        rows = start + batch.num_rows
-    ids = np.empty(rows if starts else 0, dtype=f"S{width}")
-    keep = np.zeros(len(ids), dtype=bool)
+    keep: list[NDArray[np.bool_]] = []
     groups: list[pa.Array] = []
     splits: list[NDArray[np.int8]] = []
     lost: list[str] = []
     for start, batch in _pieces(store, ["id", "keep", "split", "group"]):
-        here = slice(start, start + batch.num_rows)
-        ids[here] = _bytes(batch["id"], ids.dtype)
-        keep[here] = pc.and_(batch["keep"], pc.invert(pc.is_in(batch["id"], value_set=refused))).to_numpy(zero_copy_only=False)
-        kept = batch.filter(pa.array(keep[here]))
+        starts.append(start)
+        width = max(width, pc.max(pc.binary_length(batch["id"])).as_py() or 0)
+        mine = pc.and_(batch["keep"], pc.invert(pc.is_in(batch["id"], value_set=refused)))
+        keep.append(mine.to_numpy(zero_copy_only=False).astype(bool))
+        kept = batch.filter(mine)
         split = pc.fill_null(pc.index_in(kept["split"], value_set=pa.array(SPLITS)), -1).to_numpy().astype(np.int8)
         lost += kept["id"].take(pa.array(np.flatnonzero(split < 0))).to_pylist()
         groups.append(kept["group"])
         splits.append(split)
-    if (ids[1:] <= ids[:-1]).any():
-        raise BuildError(f"{store.plan_path} is not sorted by id, or has one twice: make it anew with build-imaginet balance")
-    if not keep.any():
+    if not any(some.any() for some in keep):
         raise BuildError("the plan keeps no image, so there is nothing to publish: see why with build-imaginet balance")
     if lost:
         raise BuildError(
             f"the plan keeps {len(lost)} images without a split, such as {min(lost)}: run build-imaginet balance again"
         )
-    return keep, np.array(starts, dtype=np.int64), ids, _whole(pa.chunked_array(groups), np.concatenate(splits))
+    number = _whole(pa.chunked_array(groups), np.concatenate(splits))
+    return np.concatenate(keep), np.array(starts, dtype=np.int64), width, number
 
 
 def _whole(groups: pa.ChunkedArray, split: NDArray[np.int8]) -> NDArray[np.int32]:

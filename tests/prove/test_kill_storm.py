@@ -148,17 +148,20 @@ def test_killed_at_fifty_random_moments_a_run_ends_as_if_undisturbed(place, calm
             run = start(place, work, workers, order)
             with suppress(subprocess.TimeoutExpired):
                 run.wait(chance.uniform(0.0, seconds))
-            hits["any time"] += run.poll() is None
+            hit = run.poll() is None
+            hits["any time"] += hit
             run.kill()
             run.wait()
         else:
             trap = a_trap(chance, kill - kill // 5)
-            hits[trap.split()[0]] += struck(start(place, work, workers, order, trap=trap), mark(work, order))
-        # It may be quicker than the storm: take something away, as a lost disk would, and go on.
+            hit = struck(start(place, work, workers, order, trap=trap), mark(work, order))
+            hits[trap.split()[0]] += hit
+        # It may be quicker than the storm: take something away, as a lost disk would, and go on. Several workers pass a phase
+        # so seldom each that most of it goes where nothing was struck.
         parts = Store(work).parts()
-        if kill % 3 == 2 and len(parts) > 8:
-            for part in chance.sample(parts, 6):
-                part.unlink()
+        lost = len(parts) * 2 // 3 if not hit else 6 if kill % 3 == 2 and len(parts) > 8 else 0
+        for part in chance.sample(parts, lost):
+            part.unlink()
     assert all(hits[phase] >= KILLS // 10 for phase in PHASES), f"the storm hardly hit: {hits}"
     finish(place, work, workers, f"order={chance.randrange(1000)}")
     assert state(work) == wanted
