@@ -107,14 +107,17 @@ def generate(
 ) -> None:
     """Draw what the recipe orders, going on where an earlier run stopped."""
     from imaginet_build import catalog
-    from imaginet_build.running import pipeline, stages, summaries
 
     if show:
         return say_listing(catalog.listing("generators"), as_json)
     session = open_session(recipe, work, sets, trust, "drawn")
     if dry:
+        from imaginet_build.running import pipeline, summaries
+
         document = pipeline.forecast(session, ("generate",), generator, most=limit)
         return say(document, summaries.forecast_text(document), as_json)
+    from imaginet_build.running import stages
+
     done = stages.generate(session, generator, limit, shard_of(shard), prompts)
     finish("drawn", done, as_json)
 

@@ -31,8 +31,6 @@ AT = ("part", "row")
 _ROWS = 1 << 14
 """Rows of facts in memory before they are set aside."""
 
-_NOTHING = pa.scalar(None, pa.string())
-
 
 class Joined:
     """What is to be published. `parts`: the files that hold it; `keep`: whether each image of the plan is; `left_out`: places
@@ -53,6 +51,8 @@ class Joined:
         that in the parts; `rank`: the group's number among all, by name; columns of the view begin with `view_`."""
         done = 0
         columns = ["id", "category", "origin", "split", "group", *VIEW]
+        # Made here: the first scalar that pyarrow makes imports pandas, and no other command should wait for that.
+        nothing = pa.scalar(None, pa.string())
         for number, (start, piece) in enumerate(_pieces(self._store, columns)):
             place = np.flatnonzero(self.keep[start : start + piece.num_rows])
             if not len(place):
@@ -66,10 +66,10 @@ class Joined:
                 column = facts[name]
                 if name in {"family", "generator"}:
                     # A folder may not say what drew its images; a real image has no generator whatever its card says.
-                    column = pc.if_else(synthetic, pc.fill_null(column, "unknown"), _NOTHING)
+                    column = pc.if_else(synthetic, pc.fill_null(column, "unknown"), nothing)
                 elif name == "pair_id":
                     # Only where another kept image shares it: a photograph without its fake is no pair.
-                    column = pc.if_else(pa.array(_among(_hashes(column), self._shared)), column, _NOTHING)
+                    column = pc.if_else(pa.array(_among(_hashes(column), self._shared)), column, nothing)
                 table = table.append_column(name, column)
             for name in VIEW:
                 table = table.append_column(f"view_{name}", plan[name])
