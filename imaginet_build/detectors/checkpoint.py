@@ -76,6 +76,18 @@ def calibration_of(config: Mapping[str, Any]) -> Calibration:
     return Calibration(**config.get("calibration") or {})
 
 
+class Checkpoint:
+    """What every detector knows of the folder `model` it was read from. `grid`: at most so many crops a side."""
+
+    def __init__(self, model: str, config: Mapping[str, Any], grid: int) -> None:
+        self.checkpoint, self.config = model, config
+        self.names: tuple[str, ...] = tuple(config["names"])
+        self.names_are: str = config.get("names_are", "generator")
+        self.crop = int(config["crop"])
+        self.calibration = calibration_of(config)
+        self._grid = grid
+
+
 def grid(image: Image.Image, crop: int, most: int) -> npt.NDArray[np.float32]:
     """Crops at native resolution on an even grid over the whole image: (k, 3, side, side) float32 in [0, 255].
 

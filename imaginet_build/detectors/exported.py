@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from imaginet_build.detectors.checkpoint import Floats, calibration_of, read_config, score
+from imaginet_build.detectors.checkpoint import Checkpoint, Floats, read_config, score
 from imaginet_build.detectors.patches import Patch, patches
 from imaginet_build.errors import UsageError
 from imaginet_build.records import Item, Scores
 
 
-class Exported(ABC):
+class Exported(Checkpoint, ABC):
     """An exported network: `weights` beside config.json in the folder `model`.
 
     The network takes `pixels` (n, 3, h, w) float32 in [0, 255] and gives `origin` (n,) and, where there are names, `named`
@@ -27,16 +27,10 @@ class Exported(ABC):
 
     def __init__(self, model: str, weights: str, grid: int) -> None:
         folder = Path(model)
-        self.config = read_config(folder, "names", "crop")
+        super().__init__(model, read_config(folder, "names", "crop"), grid)
         self.file = folder / weights
         if not self.file.is_file():
             raise UsageError(f"{folder} has no {weights}; make it with: build-imaginet baseline export")
-        self.checkpoint = model
-        self.names: tuple[str, ...] = tuple(self.config["names"])
-        self.names_are: str = self.config.get("names_are", "generator")
-        self.crop = int(self.config["crop"])
-        self.calibration = calibration_of(self.config)
-        self._grid = grid
 
     @abstractmethod
     def run(self, crops: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

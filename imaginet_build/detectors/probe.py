@@ -9,39 +9,20 @@ import numpy as np
 import numpy.typing as npt
 
 from imaginet_build.detectors import transformers_models
-from imaginet_build.errors import UsageError
-from imaginet_build.records import Item, Scores
+from imaginet_build.detectors.linear import Linear
+from imaginet_build.records import Item
 
 
-class Probe:
+class Probe(Linear):
     """Any vision model of transformers (`model`: a folder or a Hugging Face name), never trained further, and a linear head.
 
-    `native`: see `transformers_models.pixels`. `strength`: inverse of the head's regularization. It has no head of its own:
-    `fit` it first. Raises as `transformers_models.load` does.
+    `native`: see `transformers_models.pixels`. `strength`: see `Linear`. Raises as `transformers_models.load` does.
     """
 
-    generators: tuple[str, ...] = ()
-
     def __init__(self, model: str, native: bool = True, strength: float = 0.01, revision: str | None = None) -> None:
+        super().__init__("the linear probe", strength)
         self._network, self._processor = transformers_models.load(model, revision, "the linear probe")
-        self._native, self._strength = native, strength
-        self._head: Any = None
-
-    def fit(self, items: Sequence[Item], labels: npt.NDArray[np.int64]) -> None:
-        """Learn from `items` with `labels` (n,), 1 for synthetic."""
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        head = make_pipeline(StandardScaler(), LogisticRegression(C=self._strength, max_iter=2000))
-        self._head = head.fit(self.features(items), labels)
-
-    def score(self, items: Sequence[Item]) -> Scores:
-        """P(synthetic) of every item."""
-        if self._head is None:
-            raise UsageError("the linear probe has learned nothing yet; evaluate it on a release with a train split")
-        p = self._head.predict_proba(self.features(items))[:, 1] if len(items) else np.empty(0)
-        return Scores(np.asarray(p, np.float64))
+        self._native = native
 
     def features(self, items: Sequence[Item]) -> npt.NDArray[np.float64]:
         """(n, features): the model's image embedding, else its pooled output, else its first token."""

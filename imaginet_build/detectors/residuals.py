@@ -7,45 +7,26 @@ Kodovsky 2012; SPAM, Pevny et al. 2010).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from imaginet_build.errors import UsageError
-from imaginet_build.records import Item, Scores
+from imaginet_build.detectors.linear import Linear
+from imaginet_build.detectors.spectral import PLANES
+from imaginet_build.records import Item
 
-_PLANES = np.array([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
 
-
-class Residuals:
-    """Co-occurrences of three neighbouring residuals in `2 * most + 1` steps of `step` grey levels. It has no weights: `fit` it
-    first."""
-
-    generators: tuple[str, ...] = ()
+class Residuals(Linear):
+    """How often three neighbouring residuals occur together, in `2 * most + 1` steps of `step` grey levels. `strength`: see
+    `Linear`."""
 
     def __init__(self, step: float = 1.0, most: int = 2, strength: float = 0.1) -> None:
-        self._step, self._most, self._strength = step, most, strength
-        self._model: Any = None
+        super().__init__("the residual detector", strength)
+        self._step, self._most = step, most
 
-    def fit(self, items: Sequence[Item], labels: npt.NDArray[np.int64]) -> None:
-        """Learn from `items` with `labels` (n,), 1 for synthetic."""
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=self._strength, max_iter=2000))
-        self._model = model.fit(self._histograms(items), labels)
-
-    def score(self, items: Sequence[Item]) -> Scores:
-        """P(synthetic) of every item."""
-        if self._model is None:
-            raise UsageError("the residual detector has learned nothing yet; evaluate it on a release with a train split")
-        p = self._model.predict_proba(self._histograms(items))[:, 1] if len(items) else np.empty(0)
-        return Scores(np.asarray(p, np.float64))
-
-    def _histograms(self, items: Sequence[Item]) -> npt.NDArray[np.float64]:
+    def features(self, items: Sequence[Item]) -> npt.NDArray[np.float64]:
+        """(n, 3 * (2 * most + 1) ** 3): see `histograms`."""
         return np.stack([histograms(item.image, self._step, self._most) for item in items])
 
 
@@ -55,7 +36,7 @@ def histograms(image: Image.Image, step: float, most: int) -> npt.NDArray[np.flo
     Residuals are second differences along rows and along columns, counted together with their mirror images, so that turning or
     flipping an image changes nothing.
     """
-    planes = np.asarray(image.convert("RGB"), np.float64) @ _PLANES.T
+    planes = np.asarray(image.convert("RGB"), np.float64) @ PLANES.T
     values = 2 * most + 1
     found = []
     for plane in planes.transpose(2, 0, 1):

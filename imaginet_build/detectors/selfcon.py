@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from imaginet_build.detectors.checkpoint import CONFIG, Floats, Network, calibration_of, read_config, score
+from imaginet_build.detectors.checkpoint import CONFIG, Checkpoint, Floats, Network, read_config, score
 from imaginet_build.detectors.patches import Patch, patches
 from imaginet_build.detectors.selfcon_networks import NetworkConfig, Preset, build, fit, import_torch
 from imaginet_build.errors import BuildError, UsageError
@@ -26,7 +26,7 @@ ADAPTER = "imaginet_build.detectors.selfcon:SelfCon"
 WEIGHTS = "model.safetensors"
 
 
-class SelfCon:
+class SelfCon(Checkpoint):
     """A trained SelfCon network. `model` is a checkpoint folder (model.safetensors and config.json).
 
     Every image is cut into crops of its native resolution on an even grid, at most `grid` by `grid`; the origin logits and the
@@ -38,15 +38,10 @@ class SelfCon:
         if model is None:
             raise UsageError(f"the {preset} detector has no weights yet; train it: build-imaginet baseline train")
         torch = import_torch("the SelfCon detector")
-        self.config, self.network = load(Path(model))
-        if self.config["preset"] != preset:
-            raise UsageError(f"{model} holds a '{self.config['preset']}' network, not '{preset}'; name the right checkpoint")
-        self.checkpoint = model
-        self.names: tuple[str, ...] = tuple(self.config["names"])
-        self.names_are: str = self.config.get("names_are", "generator")
-        self.crop = int(self.config["crop"])
-        self.calibration = calibration_of(self.config)
-        self._grid = grid
+        config, self.network = load(Path(model))
+        if config["preset"] != preset:
+            raise UsageError(f"{model} holds a '{config['preset']}' network, not '{preset}'; name the right checkpoint")
+        super().__init__(model, config, grid)
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.network.eval().to(self._device)
 

@@ -3,45 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from imaginet_build.errors import UsageError
-from imaginet_build.records import Item, Scores
+from imaginet_build.detectors.linear import Linear
+from imaginet_build.records import Item
 
-_PLANES = np.array([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
+PLANES = np.array([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
+"""Luma, blue and red difference (ITU-R BT.601, as in JFIF) of red, green and blue."""
 
 
-class Spectral:
-    """Log power over `bins` rings of spatial frequency, of luma and chroma, averaged over windows of `side` pixels. It has no
-    weights: `fit` it first."""
-
-    generators: tuple[str, ...] = ()
+class Spectral(Linear):
+    """Log power over `bins` rings of spatial frequency, of luma and chroma, averaged over windows of `side` pixels. `strength`:
+    see `Linear`."""
 
     def __init__(self, side: int = 96, bins: int = 32, strength: float = 0.1) -> None:
-        self._side, self._bins, self._strength = side, bins, strength
-        self._model: Any = None
+        super().__init__("the spectral detector", strength)
+        self._side, self._bins = side, bins
 
-    def fit(self, items: Sequence[Item], labels: npt.NDArray[np.int64]) -> None:
-        """Learn from `items` with `labels` (n,), 1 for synthetic."""
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=self._strength, max_iter=2000))
-        self._model = model.fit(self._spectra(items), labels)
-
-    def score(self, items: Sequence[Item]) -> Scores:
-        """P(synthetic) of every item."""
-        if self._model is None:
-            raise UsageError("the spectral detector has learned nothing yet; evaluate it on a release with a train split")
-        p = self._model.predict_proba(self._spectra(items))[:, 1] if len(items) else np.empty(0)
-        return Scores(np.asarray(p, np.float64))
-
-    def _spectra(self, items: Sequence[Item]) -> npt.NDArray[np.float64]:
+    def features(self, items: Sequence[Item]) -> npt.NDArray[np.float64]:
+        """(n, 3 * bins): see `spectrum`."""
         return np.stack([spectrum(item.image, self._side, self._bins) for item in items])
 
 
@@ -50,7 +33,7 @@ def spectrum(image: Image.Image, side: int, bins: int) -> npt.NDArray[np.float64
 
     Windows of `side` pixels (or the image's shorter side) lie on an even grid over the image, under a Hann window.
     """
-    planes = np.asarray(image.convert("RGB"), np.float64) @ _PLANES.T
+    planes = np.asarray(image.convert("RGB"), np.float64) @ PLANES.T
     height, width = planes.shape[:2]
     side = min(side, height, width)
     tops, lefts = (np.linspace(0, length - side, min(3, -(-length // side))).astype(int) for length in (height, width))

@@ -16,7 +16,7 @@ from imaginet_build.errors import MissingExtra
 from imaginet_build.generators.api import capped, image_of, scrub, tokens
 from imaginet_build.generators.outcomes import MAY_BE_BILLED, Answer, Trouble
 from imaginet_build.generators.pace import retry_after, sane
-from imaginet_build.generators.paid_batch import PaidBatches, Stage, lines_of
+from imaginet_build.generators.paid_batch import PaidBatches, Stage, rows_of
 from imaginet_build.records import Order, Refusal
 
 if TYPE_CHECKING:
@@ -221,14 +221,8 @@ class GoogleImages(PaidBatches):
         try:
             # To the disk first: a batch's images may not fit in memory.
             await client.files.download(file=stage.handle, destination=place)
-            async for line in lines_of(_chunks(place)):
-                try:
-                    row = json.loads(line)
-                    name = row["key"]
-                except (ValueError, KeyError, TypeError, RecursionError):
-                    log.warning("%s: left out a row that cannot be read (%r)", self.who, line[:60])
-                    continue
-                yield str(name), row
+            async for row in rows_of(_chunks(place), "key", self.who):
+                yield row
         finally:
             place.unlink(missing_ok=True)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from abc import abstractmethod
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imaginet_build.generators.api import scrub
 from imaginet_build.generators.outcomes import Answer, Trouble
-from imaginet_build.generators.paid_batch import PaidBatches, Stage, lines_of
+from imaginet_build.generators.paid_batch import PaidBatches, Stage, rows_of
 from imaginet_build.records import Order, Refusal
 
 if TYPE_CHECKING:
@@ -26,16 +26,17 @@ NOT_DRAWN = frozenset({"batch_expired", "batch_cancelled", "server_error", "rate
 class OpenAIBatches(PaidBatches):
     """What is peculiar to OpenAI's batches; `OpenAIImages` says the rest."""
 
+    @abstractmethod
     def _asked(self, order: Order) -> dict[str, Any]:
-        raise NotImplementedError
+        """One order as the endpoint takes it, `options` aside."""
 
+    @abstractmethod
     def judged(self, order: Order, answer: object) -> Answer:
         """The image in an answer's document."""
-        raise NotImplementedError
 
+    @abstractmethod
     def faulted(self, status: int, words: set[Any], param: str | None, said: str) -> Trouble:
         """What an error's document means."""
-        raise NotImplementedError
 
     def _row(self, order: Order) -> dict[str, Any]:
         return {"custom_id": order.id, "method": "POST", "url": ENDPOINT, "body": self._asked(order) | self.options}
@@ -66,14 +67,8 @@ class OpenAIBatches(PaidBatches):
     async def _rows(self, client: AsyncOpenAI, stage: Stage) -> AsyncIterator[tuple[str, Any]]:
         for file in stage.handle:
             async with client.files.with_streaming_response.content(file) as response:
-                async for line in lines_of(response.iter_bytes(1 << 20)):
-                    try:
-                        row = json.loads(line)
-                        name = row["custom_id"]
-                    except (ValueError, KeyError, TypeError, RecursionError):
-                        log.warning("%s: left out a row that cannot be read (%r)", self.who, line[:60])
-                        continue
-                    yield str(name), row
+                async for row in rows_of(response.iter_bytes(1 << 20), "custom_id", self.who):
+                    yield row
 
     def _judge(self, order: Order, reply: Any, key: str) -> Answer | Trouble:
         response = reply.get("response") or {}

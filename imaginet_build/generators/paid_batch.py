@@ -308,3 +308,15 @@ async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             skipping = True
     if held and not skipping:
         yield bytes(held)
+
+
+async def rows_of(chunks: AsyncIterator[bytes], key: str, who: str) -> AsyncIterator[tuple[str, Any]]:
+    """The rows of a stream of JSON lines, each with the order's name, which stands under `key`. What cannot be read is said."""
+    async for line in lines_of(chunks):
+        try:
+            row = json.loads(line)
+            name = row[key]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            log.warning("%s: left out a row that cannot be read (%r)", who, line[:60])
+            continue
+        yield str(name), row

@@ -65,34 +65,12 @@ def _origin(origin: Mapping[str, Any]) -> str:
 
 
 def _parts(document: Mapping[str, Any]) -> str:
+    named = [(kind, name, f) for kind, key in _PARTS for name, f in document[key].items()]
+    named += [("released", name, f) for name, f in document["by_release"]["windows"].items()]
+    plain = ("n_real", "n_synthetic", "auc"), ("balanced_accuracy", "found", "false_alarms")
     rows = [
-        [
-            kind,
-            name,
-            f["n_real"],
-            f["n_synthetic"],
-            f["auc"],
-            interval(f["ci95"]),
-            f["balanced_accuracy"],
-            f["found"],
-            f["false_alarms"],
-        ]
-        for kind, key in _PARTS
-        for name, f in document[key].items()
-    ]
-    rows += [
-        [
-            "released",
-            name,
-            f["n_real"],
-            f["n_synthetic"],
-            f["auc"],
-            interval(f["ci95"]),
-            f["balanced_accuracy"],
-            f["found"],
-            f["false_alarms"],
-        ]
-        for name, f in document["by_release"]["windows"].items()
+        [kind, name, *(f[key] for key in plain[0]), interval(f["ci95"]), *(f[key] for key in plain[1])]
+        for kind, name, f in named
     ]
     head = ["by", "name", "real", "synthetic", "auc", "95 %", "balanced accuracy", "found", "false alarms"]
     return columns(rows, head)
