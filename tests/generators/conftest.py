@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
+from tinypipelines import clip_words, unet
 
 
 @pytest.fixture(autouse=True)
@@ -17,18 +17,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def _tokenizer(folder: Path):
-    from transformers import CLIPTokenizer
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    folder.mkdir(parents=True, exist_ok=True)
-    letters = list(bytes_to_unicode().values())
-    words = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77), len(words)
 
 
 def _text_config(size: int, projection: int | None = None):
@@ -60,24 +48,6 @@ def _vae():
     )
 
 
-def _unet(**more):
-    from diffusers import UNet2DConditionModel
-
-    settings = {
-        "block_out_channels": (16, 32),
-        "layers_per_block": 1,
-        "sample_size": 32,
-        "in_channels": 4,
-        "out_channels": 4,
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-        "cross_attention_dim": 32,
-        "attention_head_dim": 4,
-        "norm_num_groups": 8,
-    }
-    return UNet2DConditionModel(**(settings | more))
-
-
 @pytest.fixture(scope="session")
 def tiny_sd(tmp_path_factory) -> Path:
     """Stable Diffusion 1.x in shape, half a megabyte, random weights; with a safety checker entry of None."""
@@ -87,12 +57,12 @@ def tiny_sd(tmp_path_factory) -> Path:
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("tiny-sd")
-    tokenizer, size = _tokenizer(folder / "words")
+    tokenizer, size = clip_words(folder / "words")
     StableDiffusionPipeline(
         vae=_vae(),
         text_encoder=CLIPTextModel(_text_config(size)),
         tokenizer=tokenizer,
-        unet=_unet(),
+        unet=unet(),
         scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
@@ -110,14 +80,14 @@ def tiny_sdxl(tmp_path_factory) -> Path:
 
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("tiny-sdxl")
-    tokenizer, size = _tokenizer(folder / "words")
+    tokenizer, size = clip_words(folder / "words")
     StableDiffusionXLPipeline(
         vae=_vae(),
         text_encoder=CLIPTextModel(_text_config(size)),
         text_encoder_2=CLIPTextModelWithProjection(_text_config(size, 32)),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
-        unet=_unet(
+        unet=unet(
             cross_attention_dim=64,
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
@@ -141,7 +111,7 @@ def tiny_flux(tmp_path_factory) -> Path:
 
     torch.manual_seed(2)
     folder = tmp_path_factory.mktemp("tiny-flux")
-    tokenizer, size = _tokenizer(folder / "words")
+    tokenizer, size = clip_words(folder / "words")
     letters = [(letter, -3.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
     words = Tokenizer(models.Unigram([("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *letters], unk_id=2))
     words.pre_tokenizer = pre_tokenizers.Metaspace()
