@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar, overload
 
 from imaginet_build.errors import BuildError
 
@@ -94,22 +94,41 @@ class _Job(Generic[T]):
     attempts: int = 0
 
 
+@overload
+def run(
+    factory: Callable[[], Worker[T, R]],
+    tasks: Iterable[T],
+    pool: Pool,
+    hold: Callable[[], bool] = ...,
+    ahead: Literal[False] = ...,
+) -> Generator[Outcome[T, R]]: ...
+
+
+@overload
+def run(
+    factory: Callable[[], Worker[T, R]], tasks: Iterable[T], pool: Pool, hold: Callable[[], bool] = ..., *, ahead: Literal[True]
+) -> Generator[Outcome[T, R] | None]: ...
+
+
 def run(
     factory: Callable[[], Worker[T, R]],
     tasks: Iterable[T],
     pool: Pool,
     hold: Callable[[], bool] = lambda: False,
     ahead: bool = False,
-) -> Generator[Outcome[T, R]]:
+) -> Generator[Outcome[T, R] | None]:
     """Every task's outcome, as they finish. `factory` is called once in each process and must pickle, as tasks must.
 
     Tasks are taken from the iterable as workers become free, so an endless or a large one is fine; none is taken while
     `hold()` is true and something is still under way. An exception in a task is its outcome's `error`; a dead or hung process
     is replaced and the task tried again, `pool.attempts` times in all. `ahead`: who has finished a task is given the next one
-    before the caller sees the outcome, so that nobody waits for a caller who takes his time.
+    before the caller sees the outcome, so that nobody waits for a caller who takes his time; and a None comes first, as soon
+    as the processes are started.
     """
     crew: _Crew[T, R] = _Crew(factory, pool, hold, iter(tasks))
     try:
+        if ahead and crew.set_to_work():
+            yield None
         while crew.set_to_work():
             for outcome in crew.wait():
                 if ahead:

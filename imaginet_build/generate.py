@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 from collections import Counter, deque
@@ -72,10 +71,11 @@ def generate(
     draw = _Draw(finish, trust)
     while wanted.batches:
         # While one process draws a batch, another encodes, measures and writes the one before. A process and not a thread:
-        # two threads would wait for one interpreter lock. It is started first, with nothing, so that it need not be waited for.
+        # two threads would wait for one interpreter lock. It is started with nothing to do, so that it need not be waited for,
+        # but after the drawing ones, which take longest to be ready.
         with (
             closing(engine.run(draw.worker, wanted, pool, ahead=True)) as drawn,
-            closing(engine.run(finish.worker, itertools.chain([None], _halved(drawn, wanted)), pool)) as finished,
+            closing(engine.run(finish.worker, _halved(drawn, wanted), pool)) as finished,
         ):
             for outcome in finished:
                 if outcome.task is None:
@@ -122,10 +122,10 @@ class _Wanted(Iterator[Batch]):
         self.batches.extend(batch.halves())
 
 
-def _halved(drawn: Iterable[_Outcome], wanted: _Wanted) -> Iterator[_Outcome]:
+def _halved(drawn: Iterable[_Outcome | None], wanted: _Wanted) -> Iterator[_Outcome | None]:
     """What was drawn; a batch that could not be waits to be drawn in halves, by the processes that are there already."""
     for outcome in drawn:
-        if outcome.value is None and len(outcome.task.orders) > 1:
+        if outcome is not None and outcome.value is None and len(outcome.task.orders) > 1:
             wanted.again(outcome.task, outcome.error or "no answer")
         else:
             yield outcome

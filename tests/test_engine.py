@@ -266,7 +266,10 @@ def test_nothing_is_taken_while_the_caller_asks_to_hold():
 
 def test_ahead_the_next_task_is_begun_before_the_caller_sees_the_last_outcome(tmp_path):
     work = [(str(tmp_path / f"mark{n}"), n) for n in range(3)]
-    for outcome in engine.run(tasks.Work(tasks.leave_mark), work, Pool(workers=1), ahead=True):
+    outcomes = engine.run(tasks.Work(tasks.leave_mark), work, Pool(workers=1), ahead=True)
+    assert next(outcomes) is None, "the processes are started, and something else may start meanwhile"
+    for outcome in outcomes:
+        assert outcome is not None
         assert outcome.value is not None
         assert outcome.value == 2 or wait_until((tmp_path / f"mark{outcome.value + 1}").exists)
 
